@@ -78,6 +78,22 @@ codes! {
     // Environments.
     /// No environment of this name is configured.
     EnvironmentNotFound = "environment_not_found",
+    /// The description of the environment is wrong or inconsistent.
+    EnvironmentInvalid = "environment_invalid",
+    /// Environments described by hosts are switched off; only configured ones are taken.
+    EnvironmentRefused = "environment_refused",
+    /// A file or folder that the environment names does not exist or cannot be read.
+    EnvironmentFileMissing = "environment_file_missing",
+    /// No such Python interpreter is installed.
+    InterpreterNotFound = "interpreter_not_found",
+    /// The Python interpreter cannot run the worker: too old, not CPython, or not for this platform.
+    InterpreterUnsupported = "interpreter_unsupported",
+    /// The requirements cannot be installed.
+    RequirementsFailed = "requirements_failed",
+    /// The cache folder cannot be written.
+    CacheUnwritable = "cache_unwritable",
+    /// This build carries no worker package, or a damaged one.
+    WorkerPackageMissing = "worker_package_missing",
 
     // Workers.
     /// The fork server of an environment could not be started.
