@@ -1,0 +1,255 @@
+//! The engine: everything behind both doors (DESIGN D5). It owns the environments, their pools, the sessions, and the endpoint that workers connect to.
+
+use crate::{
+    config::Config,
+    environment::{Environment, EnvironmentSpec, Environments},
+    error::{Code, Error, Result},
+    pool::{Pool, PoolLimits},
+    server::fn_service::FnEndpoint,
+    session::{self, Ids, OpenRequest, Session},
+    worker::process::{LaunchLimits, LaunchSpec, Launcher, OutputLimits, link::ProcessFactory},
+};
+use pillion_wire::proto;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::{sync::watch, time::timeout};
+
+/// One engine; a process needs only one.
+pub struct Engine {
+    config: Config,
+    environments: Environments,
+    endpoint: FnEndpoint,
+    pools: Mutex<HashMap<String, Arc<Pool>>>,
+    sessions: Mutex<HashMap<String, Weak<Session>>>,
+    session_ids: AtomicU64,
+    plan_ids: AtomicU64,
+    worker_ids: Arc<AtomicU64>,
+    /// The deadline of the drain, once there is one.
+    draining: watch::Sender<Option<Duration>>,
+    started: Instant,
+}
+
+impl Engine {
+    /// Starts the endpoint for workers; environments and workers come when they are asked for. Needs a tokio runtime with I/O and time.
+    ///
+    /// # Errors
+    /// If the cache or runtime folder cannot be used.
+    pub async fn start(config: Config) -> Result<Arc<Engine>> {
+        Ok(Arc::new(Engine {
+            environments: Environments::new(&config)?,
+            endpoint: FnEndpoint::bind(&config.runtime_dir, &config.limits)?,
+            config,
+            pools: Mutex::default(),
+            sessions: Mutex::default(),
+            session_ids: AtomicU64::new(0),
+            plan_ids: AtomicU64::new(0),
+            worker_ids: Arc::default(),
+            draining: watch::Sender::new(None),
+            started: Instant::now(),
+        }))
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Loads a function in its environment and says what it is.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the function or its environment.
+    pub async fn describe(&self, function: proto::FunctionSpec, environment: &EnvironmentSpec) -> Result<proto::DescribeResponse> {
+        self.refuse_while_draining()?;
+        self.refuse_pickles([&function])?;
+        let (environment, pool) = self.pool(environment).await?;
+        let mut lease = pool.lease(0).await?;
+        let function = session::describe(&mut lease, function, self.config.limits.prepare_deadline).await?;
+        let described = lease.control().map(|control| control.environment().clone()).unwrap_or_default();
+        let environment = proto::EnvironmentDescription { id: environment.id.clone(), ..described };
+        Ok(proto::DescribeResponse { function: Some(function), environment: Some(environment) })
+    }
+
+    /// Opens a session.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the plan, its functions or their environment; [`Code::SessionLimit`]; [`Code::Draining`].
+    pub async fn open(&self, request: OpenRequest, environment: &EnvironmentSpec) -> Result<Arc<Session>> {
+        self.refuse_while_draining()?;
+        self.refuse_pickles(request.plan.calls.iter().filter_map(|call| call.function.as_ref()))?;
+        let ids = Ids {
+            session: format!("s-{}", self.session_ids.fetch_add(1, Ordering::Relaxed) + 1),
+            plan: self.plan_ids.fetch_add(1, Ordering::Relaxed) + 1,
+        };
+        let max = self.config.limits.max_sessions;
+        if self.sessions().values().filter(|session| session.strong_count() > 0).count() >= max {
+            let message = format!("{max} sessions are open, which is the limit");
+            return Err(Error::new(Code::SessionLimit, message).hint("close some, or raise `limits.max_sessions`").retryable());
+        }
+        let (environment, pool) = self.pool(environment).await?;
+        let session = session::open(pool, request, ids, environment.id.clone(), &self.config.limits).await?;
+        // A drain that began meanwhile does not know of this session.
+        self.refuse_while_draining()?;
+        let mut sessions = self.sessions();
+        sessions.retain(|_, session| session.strong_count() > 0);
+        sessions.insert(session.id().to_owned(), Arc::downgrade(&session));
+        Ok(session)
+    }
+
+    /// Cancels a session; false if none of this id is open.
+    pub fn cancel(&self, session_id: &str) -> bool {
+        let session = self.sessions().get(session_id).and_then(Weak::upgrade).filter(|session| !session.is_over());
+        if let Some(session) = &session {
+            session.cancel(Error::new(Code::Cancelled, "the session was cancelled"));
+        }
+        session.is_some()
+    }
+
+    /// What the engine is doing; with `stacks`, down to the threads of its workers.
+    pub async fn status(&self, stacks: bool) -> proto::StatusResponse {
+        let pools: Vec<_> = self.pools().values().cloned().collect();
+        let mut pool_status = Vec::with_capacity(pools.len());
+        for pool in pools {
+            pool_status.push(pool.status(stacks).await);
+        }
+        proto::StatusResponse {
+            version: env!("CARGO_PKG_VERSION").into(),
+            uptime_ms: self.started.elapsed().as_millis() as u64,
+            draining: self.is_draining(),
+            sessions: self.open_sessions().iter().map(|session| session.status()).collect(),
+            pools: pool_status,
+        }
+    }
+
+    /// True once no new session is taken.
+    pub fn is_draining(&self) -> bool {
+        self.draining.borrow().is_some()
+    }
+
+    /// Refuses new sessions from now on and asks whoever serves the engine to drain it; gives the number of open sessions.
+    pub fn begin_drain(&self, deadline: Duration) -> usize {
+        self.draining.send_if_modified(|draining| draining.replace(deadline).is_none());
+        self.open_sessions().len()
+    }
+
+    /// Resolves with the deadline when somebody asked for a drain.
+    pub async fn drain_asked(&self) -> Duration {
+        let mut asked = self.draining.subscribe();
+        match asked.wait_for(Option::is_some).await {
+            Ok(deadline) => deadline.unwrap_or_default(),
+            // Cannot be: the sender lives as long as the engine.
+            Err(_) => Duration::ZERO,
+        }
+    }
+
+    /// Refuses new sessions and waits until the open ones are over; what is open after `deadline` is cancelled. False if some were.
+    pub async fn drain(&self, deadline: Duration) -> bool {
+        self.begin_drain(deadline);
+        let emptied = timeout(deadline, async {
+            // Sessions end by their hosts' hand; looking now and then is enough.
+            let mut ticks = tokio::time::interval(Duration::from_millis(20));
+            while !self.open_sessions().is_empty() {
+                ticks.tick().await;
+            }
+        });
+        let in_time = emptied.await.is_ok();
+        for session in self.open_sessions() {
+            session.cancel(Error::new(Code::Draining, "the sidecar shut down before the session was over").retryable());
+        }
+        in_time
+    }
+
+    /// Ends all sessions and workers. Afterwards no child process is left. Idempotent.
+    pub async fn shutdown(&self) {
+        self.begin_drain(Duration::ZERO);
+        for session in self.open_sessions() {
+            session.cancel(Error::new(Code::Draining, "the engine is shutting down").retryable());
+        }
+        let pools: Vec<_> = self.pools().drain().map(|(_, pool)| pool).collect();
+        let ends: Vec<_> = pools.into_iter().map(|pool| tokio::spawn(async move { pool.shutdown().await })).collect();
+        for end in ends {
+            // A panic in there was reported where it happened.
+            let _ = end.await;
+        }
+        self.endpoint.close();
+    }
+
+    fn refuse_while_draining(&self) -> Result<()> {
+        if self.is_draining() {
+            return Err(Error::new(Code::Draining, "the sidecar is shutting down and takes no new sessions")
+                .hint("try another one")
+                .retryable());
+        }
+        Ok(())
+    }
+
+    fn refuse_pickles<'a>(&self, functions: impl IntoIterator<Item = &'a proto::FunctionSpec>) -> Result<()> {
+        let pickled = |function: &proto::FunctionSpec| matches!(function.source, Some(proto::function_spec::Source::Pickled(_)));
+        if !self.config.functions.allow_pickled && functions.into_iter().any(pickled) {
+            return Err(Error::new(Code::PickleRefused, "functions sent by value are switched off")
+                .hint("name the function by file or module, or set `functions.allow_pickled = true` if every host is trusted"));
+        }
+        Ok(())
+    }
+
+    async fn pool(&self, spec: &EnvironmentSpec) -> Result<(Arc<Environment>, Arc<Pool>)> {
+        let environment = self.environments.resolve(spec).await?;
+        let mut pools = self.pools();
+        let pool = match pools.get(&environment.id) {
+            Some(pool) => pool.clone(),
+            None => {
+                let pool = self.make_pool(&environment);
+                pools.insert(environment.id.clone(), pool.clone());
+                pool
+            }
+        };
+        Ok((environment, pool))
+    }
+
+    fn make_pool(&self, environment: &Environment) -> Arc<Pool> {
+        let limits = &self.config.limits;
+        let output = OutputLimits {
+            line_bytes: limits.log_line_bytes as usize,
+            lines_per_second: limits.log_lines_per_second,
+            ..Default::default()
+        };
+        let launcher = Launcher::new(LaunchSpec {
+            environment_id: environment.id.clone(),
+            python: environment.python.clone(),
+            package_dir: environment.package_dir.clone(),
+            paths: environment.paths.clone(),
+            variables: environment.variables.clone(),
+            preload: environment.preload.clone(),
+            start: environment.start,
+            limits: LaunchLimits { start_timeout: self.config.pool.start_timeout, output, ..Default::default() },
+            entry: LaunchSpec::ENTRY.to_owned(),
+        });
+        let registry = self.endpoint.registry().clone();
+        let factory = ProcessFactory::new(
+            launcher,
+            registry,
+            self.endpoint.address().to_owned(),
+            self.config.pool.start_timeout,
+            self.worker_ids.clone(),
+        );
+        let limits = PoolLimits { pool: self.config.pool.clone(), shutdown_grace: limits.shutdown_grace };
+        Pool::new(environment.id.clone(), Arc::new(factory), limits)
+    }
+
+    fn open_sessions(&self) -> Vec<Arc<Session>> {
+        self.sessions().values().filter_map(Weak::upgrade).filter(|session| !session.is_over()).collect()
+    }
+
+    fn pools(&self) -> MutexGuard<'_, HashMap<String, Arc<Pool>>> {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, HashMap<String, Weak<Session>>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,180 @@
+//! Opening sessions, and what functions say of themselves.
+
+use super::{Door, Pillion, Plan, session::Session};
+use crate::{
+    environment::EnvironmentSpec,
+    error::{Code, Error, Result},
+    session::OpenRequest,
+};
+use arrow_schema::{Schema, SchemaRef};
+use pillion_wire::{ipc, proto};
+use std::{sync::Arc, time::Duration};
+
+/// What a row that raises does to its batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnError {
+    /// The batch fails, and names the row.
+    #[default]
+    Fail,
+    /// The row's result is null; for row functions whose result may be null.
+    Null,
+}
+
+/// How a session behaves. The default leaves everything to the engine's configuration.
+#[derive(Clone, Debug, Default)]
+pub struct SessionOptions {
+    /// Results may come in any order.
+    pub unordered: bool,
+    /// Longest time a batch may take in a worker.
+    pub bundle_deadline: Option<Duration>,
+    /// Times a batch that itself kills or hangs its worker is tried.
+    pub max_attempts: Option<u32>,
+    /// Most workers used at once.
+    pub max_workers: Option<usize>,
+    /// What a row that raises does to its batch.
+    pub on_error: OnError,
+}
+
+/// Collects what a session needs; see [`Pillion::session`].
+#[derive(Clone)]
+pub struct SessionBuilder {
+    pillion: Pillion,
+    plan: Plan,
+    environment: EnvironmentSpec,
+    schema: SchemaRef,
+    options: SessionOptions,
+    name: String,
+    traceparent: String,
+}
+
+impl SessionBuilder {
+    pub(super) fn new(pillion: Pillion, plan: Plan) -> Self {
+        SessionBuilder {
+            pillion,
+            plan,
+            environment: EnvironmentSpec::default(),
+            schema: Arc::new(Schema::empty()),
+            options: SessionOptions::default(),
+            name: String::new(),
+            traceparent: String::new(),
+        }
+    }
+
+    /// Where the functions run. Default: the engine's default environment.
+    #[must_use]
+    pub fn environment(mut self, environment: EnvironmentSpec) -> Self {
+        self.environment = environment;
+        self
+    }
+
+    /// The schema of the batches that will be sent.
+    #[must_use]
+    pub fn input(mut self, schema: SchemaRef) -> Self {
+        self.schema = schema;
+        self
+    }
+
+    /// Overrides of the defaults.
+    #[must_use]
+    pub fn options(mut self, options: SessionOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// A name for logs and metrics; need not be unique.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// The W3C trace context of the operator.
+    #[must_use]
+    pub fn traceparent(mut self, traceparent: impl Into<String>) -> Self {
+        self.traceparent = traceparent.into();
+        self
+    }
+
+    /// Opens the session: builds the environment if need be, starts a worker, loads the functions.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the plan, its functions or their environment; if the connection fails.
+    pub async fn open(self) -> Result<Session> {
+        let options = proto::SessionOptions {
+            unordered: self.options.unordered,
+            // Zero means the default on the wire; the shortest deadline there is.
+            bundle_deadline_ms: self.options.bundle_deadline.map_or(0, |deadline| (deadline.as_millis() as u64).max(1)),
+            max_attempts: self.options.max_attempts.unwrap_or_default(),
+            max_workers: self.options.max_workers.map_or(0, |workers| u32::try_from(workers).unwrap_or(u32::MAX)),
+            on_error: match self.options.on_error {
+                OnError::Fail => proto::OnError::Fail,
+                OnError::Null => proto::OnError::Null,
+            } as i32,
+        };
+        let request = OpenRequest {
+            plan: self.plan.to_proto()?,
+            input_schema: ipc::schema_to_ipc(&self.schema),
+            options,
+            name: self.name,
+            traceparent: self.traceparent,
+            keyed: None,
+        };
+        match &self.pillion.0 {
+            Door::Embedded(engine) => Session::embedded(engine.open(request, &self.environment).await?, self.schema),
+            Door::Remote(remote) => remote.open(request, &self.environment, self.schema).await,
+        }
+    }
+}
+
+/// A function and its environment, as [`Pillion::describe`] found them.
+#[derive(Clone, Debug)]
+pub struct Described {
+    /// The function.
+    pub function: FunctionDescription,
+    /// The interpreter and the packages that conversions use.
+    pub environment: proto::EnvironmentDescription,
+}
+
+impl Described {
+    pub(super) fn from_proto(response: proto::DescribeResponse) -> Result<Self> {
+        let function = response.function.ok_or_else(|| Error::new(Code::ProtocolViolation, "the description holds no function"))?;
+        Ok(Described { function: FunctionDescription::from_proto(function)?, environment: response.environment.unwrap_or_default() })
+    }
+}
+
+/// What a function says of itself.
+#[derive(Clone, Debug)]
+pub struct FunctionDescription {
+    /// `file.py:name` or `module:name`.
+    pub name: String,
+    /// `scalar` (columns in, one column of the same length out) or `map` (batches in and out).
+    pub kind: String,
+    /// `general` (row at a time), `pandas` or `arrow`.
+    pub func_type: String,
+    /// In order.
+    pub parameters: Vec<proto::Parameter>,
+    /// One field for a scalar function, the columns for a map function; `None` if it gives what it gets.
+    pub result: Option<SchemaRef>,
+    /// The declared type as text.
+    pub result_type: String,
+    /// Whether equal inputs give equal results.
+    pub deterministic: bool,
+    /// The docstring.
+    pub doc: String,
+}
+
+impl FunctionDescription {
+    pub(super) fn from_proto(function: proto::FunctionDescription) -> Result<Self> {
+        let result = match function.result_schema.as_slice() {
+            [] => None,
+            bytes => Some(schema(bytes)?),
+        };
+        let proto::FunctionDescription { name, kind, func_type, parameters, result_type, deterministic, doc, .. } = function;
+        Ok(FunctionDescription { name, kind, func_type, parameters, result, result_type, deterministic, doc })
+    }
+}
+
+/// A schema that a peer sent.
+pub(super) fn schema(bytes: &[u8]) -> Result<SchemaRef> {
+    ipc::schema_from_ipc(bytes).map_err(|error| Error::new(Code::ProtocolViolation, "a schema cannot be read").detail(error.to_string()))
+}

@@ -1,0 +1,312 @@
+//! The connection to a sidecar: one channel for calls, and one per session for its data, because the window of a connection is shared.
+
+use super::{
+    FunctionDescription,
+    open::schema,
+    session::{Limits, Link, Opened, Session},
+};
+use crate::{
+    environment::EnvironmentSpec,
+    error::{Code, Error, Result},
+    session::{
+        Answer, Input, OpenRequest,
+        credit::{Amount, Gate},
+    },
+};
+use arrow_schema::SchemaRef;
+use hyper_util::rt::TokioIo;
+use pillion_wire::{
+    CONNECTION_WINDOW_BYTES, MAX_MESSAGE_BYTES, PROTOCOL_VERSION, STREAM_WINDOW_BYTES,
+    frame::{Assembler, FrameLimits},
+    proto::{self, execute_request as request, execute_response as response, host_client::HostClient},
+};
+use std::{
+    path::PathBuf,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+};
+use tokio::{net::UnixStream, sync::mpsc};
+use tokio_stream::{Stream, wrappers::UnboundedReceiverStream};
+use tonic::{
+    Streaming,
+    transport::{Channel, Endpoint, Uri},
+};
+use tower::service_fn;
+
+/// Results that may wait unread in this process: 64 MiB, 4 Mi rows.
+const OUTPUT_CREDIT: proto::Credit = proto::Credit { bytes: 64 << 20, rows: 4 << 20 };
+
+/// Largest HTTP/2 frame on data connections, in bytes.
+const HTTP2_FRAME_BYTES: u32 = 512 * 1024;
+
+/// A sidecar that answered.
+pub(super) struct Remote {
+    endpoint: Address,
+    calls: HostClient<Channel>,
+}
+
+#[derive(Clone)]
+enum Address {
+    Unix(PathBuf),
+    Http(Endpoint),
+}
+
+impl Address {
+    fn parse(endpoint: &str) -> Result<Self> {
+        if let Some(path) = endpoint.strip_prefix("unix:") {
+            return Ok(Address::Unix(path.strip_prefix("//").unwrap_or(path).into()));
+        }
+        let invalid = || {
+            Error::new(Code::ConnectFailed, format!("`{endpoint}` is no endpoint"))
+                .hint("write `unix:/path/to.sock` or `http://127.0.0.1:port`")
+        };
+        let url = if endpoint.contains("://") { endpoint.to_owned() } else { format!("http://{endpoint}") };
+        if !url.starts_with("http://") {
+            return Err(invalid());
+        }
+        Endpoint::from_shared(url).map(Address::Http).map_err(|_| invalid())
+    }
+
+    async fn connect(&self) -> Result<HostClient<Channel>, tonic::transport::Error> {
+        let configure = |endpoint: Endpoint| {
+            endpoint
+                .initial_stream_window_size(STREAM_WINDOW_BYTES)
+                .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+                .max_frame_size(HTTP2_FRAME_BYTES)
+                .tcp_nodelay(true)
+        };
+        let channel = match self {
+            Address::Http(endpoint) => configure(endpoint.clone()).connect().await?,
+            Address::Unix(path) => {
+                let path = path.clone();
+                let connector = service_fn(move |_: Uri| {
+                    let path = path.clone();
+                    async move { UnixStream::connect(path).await.map(TokioIo::new) }
+                });
+                // The address is only the name in requests; the connector knows where to go.
+                configure(Endpoint::from_static("http://sidecar")).connect_with_connector(connector).await?
+            }
+        };
+        Ok(HostClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES))
+    }
+}
+
+impl Remote {
+    pub async fn connect(endpoint: &str) -> Result<Self> {
+        let address = Address::parse(endpoint)?;
+        let failed = |error: &dyn std::error::Error| {
+            let mut detail = error.to_string();
+            let mut source = error.source();
+            while let Some(error) = source {
+                detail = format!("{detail}: {error}");
+                source = error.source();
+            }
+            Error::new(Code::ConnectFailed, format!("nothing answers at `{endpoint}`"))
+                .hint("start a sidecar with `pillion serve`, which prints its endpoint")
+                .detail(detail)
+        };
+        let mut calls = address.connect().await.map_err(|error| failed(&error))?;
+        // A connection alone proves little: ask something that only a sidecar answers.
+        calls.status(proto::StatusRequest { stacks: false }).await.map_err(|status| match Error::from_status(&status).code() {
+            Code::ConnectionLost => Error::new(Code::NotASidecar, format!("what listens at `{endpoint}` is not a pillion sidecar"))
+                .hint("check the endpoint; `pillion serve` prints where it listens")
+                .detail(format!("{status:?}")),
+            _ => Error::from_status(&status),
+        })?;
+        Ok(Remote { endpoint: address, calls })
+    }
+
+    pub async fn describe(&self, function: proto::FunctionSpec, environment: &EnvironmentSpec) -> Result<proto::DescribeResponse> {
+        let request = proto::DescribeRequest {
+            protocol_version: PROTOCOL_VERSION,
+            function: Some(function),
+            environment: Some(environment.clone().into()),
+        };
+        self.calls.clone().describe(request).await.map(tonic::Response::into_inner).map_err(|status| Error::from_status(&status))
+    }
+
+    pub async fn status(&self, stacks: bool) -> Result<proto::StatusResponse> {
+        let request = proto::StatusRequest { stacks };
+        self.calls.clone().status(request).await.map(tonic::Response::into_inner).map_err(|status| Error::from_status(&status))
+    }
+
+    pub async fn cancel(&self, session_id: &str) -> Result<bool> {
+        let request = proto::CancelRequest { session_id: session_id.to_owned() };
+        let response = self.calls.clone().cancel(request).await.map_err(|status| Error::from_status(&status))?;
+        Ok(response.get_ref().found)
+    }
+
+    pub async fn open(&self, request: OpenRequest, environment: &EnvironmentSpec, input: SchemaRef) -> Result<Session> {
+        let lost = |error: tonic::transport::Error| {
+            Error::new(Code::ConnectFailed, "the sidecar does not answer any more").detail(error.to_string())
+        };
+        let mut client = self.endpoint.connect().await.map_err(lost)?;
+        let (out, outgoing) = mpsc::unbounded_channel();
+        let open = proto::Open {
+            protocol_version: PROTOCOL_VERSION,
+            capabilities: vec![],
+            plan: Some(request.plan),
+            environment: Some(environment.clone().into()),
+            input_schema: request.input_schema.into(),
+            options: Some(request.options),
+            credit: Some(OUTPUT_CREDIT),
+            traceparent: request.traceparent,
+            name: request.name,
+            keyed: request.keyed,
+        };
+        // Cannot fail: the receiver is right here.
+        let _ = out.send(ask(0, request::Message::Open(open)));
+        let responses = client.execute(UnboundedReceiverStream::new(outgoing)).await.map_err(|status| Error::from_status(&status))?;
+        let mut responses = responses.into_inner();
+        let first = responses.message().await.map_err(|status| Error::from_status(&status))?;
+        let opened = match first.and_then(|first| first.message) {
+            Some(response::Message::Opened(opened)) => opened,
+            Some(response::Message::Failed(error)) => return Err(error.into()),
+            _ => return Err(Error::new(Code::NotASidecar, "the session's stream did not begin with `opened`")),
+        };
+        let credit = opened.credit.unwrap_or_default();
+        let limits = Limits { max_batch_bytes: opened.max_batch_bytes, max_batch_rows: opened.max_batch_rows };
+        let frames = Assembler::new(FrameLimits { bytes: limits.max_batch_bytes, rows: limits.max_batch_rows });
+        let remote = RemoteSession {
+            out: Mutex::new(Some(out)),
+            incoming: Mutex::new(Incoming { responses, frames, open: None, owed: Amount::default(), waker: None }),
+        };
+        let opened = Opened {
+            id: opened.session_id,
+            output_schema: schema(&opened.output_schema)?,
+            functions: opened.functions.into_iter().map(FunctionDescription::from_proto).collect::<Result<_>>()?,
+            environment: opened.environment.unwrap_or_default(),
+            limits,
+        };
+        Session::new(opened, input, Amount { bytes: credit.bytes, rows: credit.rows }, Link::Remote(Arc::new(remote)))
+    }
+}
+
+fn ask(seq: u64, message: request::Message) -> proto::ExecuteRequest {
+    proto::ExecuteRequest { seq, message: Some(message) }
+}
+
+/// One session's stream.
+pub(super) struct RemoteSession {
+    /// Dropped to end the stream.
+    out: Mutex<Option<mpsc::UnboundedSender<proto::ExecuteRequest>>>,
+    incoming: Mutex<Incoming>,
+}
+
+struct Incoming {
+    responses: Streaming<proto::ExecuteResponse>,
+    frames: Assembler,
+    /// What the first message of the frame in the assembler said beside it.
+    open: Option<(u64, proto::Timing, Vec<proto::MetricDelta>)>,
+    /// Output credit not yet given back.
+    owed: Amount,
+    waker: Option<Waker>,
+}
+
+impl RemoteSession {
+    /// Queues an input; the caller's credit bounds what is queued.
+    pub fn push(&self, seq: u64, input: Input) -> Result<()> {
+        match input {
+            Input::Batch(frame) => frame.into_messages().try_for_each(|message| self.send(ask(seq, request::Message::Batch(message)))),
+            Input::Watermark(watermark) => self.send(ask(seq, request::Message::Watermark(watermark))),
+            Input::Idle(idle) => self.send(ask(seq, request::Message::Idle(idle))),
+            Input::Barrier(barrier) => self.send(ask(seq, request::Message::Barrier(barrier))),
+        }
+    }
+
+    pub fn finish(&self, seq: u64) -> Result<()> {
+        self.send(ask(seq, request::Message::End(proto::End {})))
+    }
+
+    /// Ends the stream; the sidecar then cancels what is open.
+    pub fn close(&self) {
+        self.out.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(waker) = self.incoming().waker.take() {
+            waker.wake();
+        }
+    }
+
+    pub fn poll_answer(&self, cx: &mut Context<'_>, gate: &Gate) -> Poll<Option<Result<Answer>>> {
+        let mut incoming = self.incoming();
+        loop {
+            let response = match Pin::new(&mut incoming.responses).poll_next(cx) {
+                Poll::Ready(response) => response,
+                Poll::Pending => {
+                    incoming.waker = Some(cx.waker().clone());
+                    return Poll::Pending;
+                }
+            };
+            let message = match response {
+                None => return Poll::Ready(None),
+                Some(Err(status)) => return Poll::Ready(Some(Err(Error::from_status(&status)))),
+                Some(Ok(message)) => message,
+            };
+            match incoming.take(message, gate) {
+                Ok(None) => {}
+                Ok(Some(answer)) => {
+                    if let Some(credit) = incoming.credit_due() {
+                        // A closed stream is reported by the next response.
+                        let _ = self.send(ask(0, request::Message::Credit(credit)));
+                    }
+                    return Poll::Ready(Some(Ok(answer)));
+                }
+                Err(error) => return Poll::Ready(Some(Err(error))),
+            }
+        }
+    }
+
+    fn send(&self, message: proto::ExecuteRequest) -> Result<()> {
+        let out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        let sent = out.as_ref().is_some_and(|out| out.send(message).is_ok());
+        if sent { Ok(()) } else { Err(Error::new(Code::SessionClosed, "the session is over")) }
+    }
+
+    fn incoming(&self) -> MutexGuard<'_, Incoming> {
+        self.incoming.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Incoming {
+    /// Turns a response into an answer, if it is or completes one.
+    fn take(&mut self, message: proto::ExecuteResponse, gate: &Gate) -> Result<Option<Answer>> {
+        let proto::ExecuteResponse { seq, timing, metrics, message } = message;
+        let timing = timing.unwrap_or_default();
+        let refund = Amount::default();
+        Ok(Some(match message {
+            Some(response::Message::Result(frame)) => {
+                let (seq, timing, metrics) = self.open.take().unwrap_or((seq, timing, metrics));
+                let pushed = self.frames.push(frame).map_err(|error| Error::new(Code::ProtocolViolation, error.to_string()))?;
+                let Some(frame) = pushed else {
+                    self.open = Some((seq, timing, metrics));
+                    return Ok(None);
+                };
+                self.owed = self.owed.plus(Amount::of(frame.bytes(), frame.rows));
+                Answer::Batch { seq, result: Ok(frame), timing, metrics, refund }
+            }
+            Some(response::Message::Failed(error)) if seq == 0 => return Err(error.into()),
+            Some(response::Message::Failed(error)) => {
+                Answer::Batch { seq, result: Err(Error::from(error).at(seq)), timing, metrics, refund }
+            }
+            Some(response::Message::Credit(credit)) => {
+                gate.give(Amount { bytes: credit.bytes, rows: credit.rows });
+                return Ok(None);
+            }
+            Some(response::Message::Watermark(watermark)) => Answer::Watermark { seq, watermark },
+            Some(response::Message::Snapshotted(snapshotted)) => Answer::Snapshotted { seq, checkpoint_id: snapshotted.checkpoint_id },
+            Some(response::Message::Ended(ended)) => Answer::Ended(ended),
+            Some(response::Message::Sealed(_) | response::Message::Applied(_)) => return Ok(None),
+            Some(response::Message::Opened(_)) | None => {
+                return Err(Error::new(Code::ProtocolViolation, "the sidecar sent a response out of turn"));
+            }
+        }))
+    }
+
+    fn credit_due(&mut self) -> Option<proto::Credit> {
+        if self.owed.bytes < OUTPUT_CREDIT.bytes / 8 && self.owed.rows < OUTPUT_CREDIT.rows / 8 {
+            return None;
+        }
+        let owed = std::mem::take(&mut self.owed);
+        Some(proto::Credit { bytes: owed.bytes, rows: owed.rows })
+    }
+}

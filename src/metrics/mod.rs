@@ -1,0 +1,87 @@
+//! What is seen from outside (DESIGN D11): counters and latencies by stage, through the `metrics` facade. The binary exports them; an embedded engine's host
+//! installs a recorder of its choice, or none.
+
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use pillion_wire::{frame::Frame, proto};
+use std::time::Duration;
+
+/// Seconds that a batch spent in a stage: `queue`, `wire`, `convert`, `user` or `state`; by function.
+pub const STAGE_SECONDS: &str = "pillion_batch_stage_seconds";
+/// Batches answered, by function and outcome (`ok`, `failed`).
+pub const BATCHES: &str = "pillion_batches_total";
+/// Times that a batch was tried again after its worker was lost, by function.
+pub const RETRIES: &str = "pillion_batch_retries_total";
+/// Rows taken in and given out, by function and direction.
+pub const ROWS: &str = "pillion_rows_total";
+/// Bytes taken in and given out, by function and direction.
+pub const BYTES: &str = "pillion_bytes_total";
+/// Open sessions.
+pub const SESSIONS: &str = "pillion_sessions";
+/// Living workers, by environment and state (`idle`, `busy`).
+pub const WORKERS: &str = "pillion_workers";
+/// Workers that ended, by environment and cause.
+pub const WORKER_ENDS: &str = "pillion_worker_ends_total";
+/// Worker starts, by environment and outcome.
+pub const WORKER_STARTS: &str = "pillion_worker_starts_total";
+/// Seconds from the wish for a worker to its readiness, by environment.
+pub const WORKER_START_SECONDS: &str = "pillion_worker_start_seconds";
+
+/// Tells the recorder what the metrics mean. Call once after installing one.
+pub fn describe() {
+    describe_histogram!(STAGE_SECONDS, Unit::Seconds, "time of a batch in a stage: queue, wire, convert, user or state");
+    describe_counter!(BATCHES, "batches answered, by outcome");
+    describe_counter!(RETRIES, "times a batch was tried again after its worker was lost");
+    describe_counter!(ROWS, "rows taken in and given out");
+    describe_counter!(BYTES, Unit::Bytes, "bytes taken in and given out");
+    describe_gauge!(SESSIONS, "open sessions");
+    describe_gauge!(WORKERS, "living workers, by state");
+    describe_counter!(WORKER_ENDS, "workers that ended, by cause");
+    describe_counter!(WORKER_STARTS, "worker starts, by outcome");
+    describe_histogram!(WORKER_START_SECONDS, Unit::Seconds, "time until a new worker was ready");
+}
+
+pub(crate) fn session_opened() {
+    gauge!(SESSIONS).increment(1);
+}
+
+pub(crate) fn session_closed() {
+    gauge!(SESSIONS).decrement(1);
+}
+
+pub(crate) fn batch_done(function: &str, timing: &proto::Timing, input: &Frame, output: Option<&Frame>) {
+    let outcome = if output.is_some() { "ok" } else { "failed" };
+    counter!(BATCHES, "function" => function.to_owned(), "outcome" => outcome).increment(1);
+    for (direction, frame) in [("in", Some(input)), ("out", output)] {
+        let Some(frame) = frame else { continue };
+        counter!(ROWS, "function" => function.to_owned(), "direction" => direction).increment(frame.rows);
+        counter!(BYTES, "function" => function.to_owned(), "direction" => direction).increment(frame.bytes());
+    }
+    if output.is_none() {
+        return;
+    }
+    let stages = [("queue", timing.queue_ns), ("wire", timing.wire_ns), ("convert", timing.convert_ns), ("user", timing.user_ns)];
+    for (stage, ns) in stages {
+        histogram!(STAGE_SECONDS, "function" => function.to_owned(), "stage" => stage).record(Duration::from_nanos(ns));
+    }
+}
+
+pub(crate) fn batch_retried(function: &str) {
+    counter!(RETRIES, "function" => function.to_owned()).increment(1);
+}
+
+pub(crate) fn worker_started(environment: &str, took: Duration, ok: bool) {
+    let outcome = if ok { "ok" } else { "failed" };
+    counter!(WORKER_STARTS, "environment" => environment.to_owned(), "outcome" => outcome).increment(1);
+    if ok {
+        histogram!(WORKER_START_SECONDS, "environment" => environment.to_owned()).record(took);
+    }
+}
+
+pub(crate) fn worker_ended(environment: &str, cause: &str) {
+    counter!(WORKER_ENDS, "environment" => environment.to_owned(), "cause" => cause.to_owned()).increment(1);
+}
+
+pub(crate) fn workers(environment: &str, idle: usize, all: usize) {
+    gauge!(WORKERS, "environment" => environment.to_owned(), "state" => "idle").set(idle as f64);
+    gauge!(WORKERS, "environment" => environment.to_owned(), "state" => "busy").set(all.saturating_sub(idle) as f64);
+}

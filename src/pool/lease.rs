@@ -1,0 +1,114 @@
+//! The exclusive use of a worker for one bundle.
+
+use super::{Assignment, Pool, state::Slot};
+use crate::worker::{Control, FromWorker, KillCause, Lost, ToWorker};
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+/// A leased worker. Dropping it gives the worker back, unless it was lost or poisoned.
+pub struct Lease {
+    pool: Arc<Pool>,
+    slot: Option<Slot>,
+    lost: Option<Lost>,
+}
+
+impl Lease {
+    pub(super) fn new(pool: Arc<Pool>, slot: Slot) -> Self {
+        Lease { pool, slot: Some(slot), lost: None }
+    }
+
+    /// The worker without its lease, for the pool.
+    pub(super) fn into_slot(mut self) -> Option<Slot> {
+        self.slot.take()
+    }
+
+    /// Queues a message to the worker; never blocks.
+    pub fn send(&mut self, message: ToWorker) {
+        let Some(slot) = &mut self.slot else { return };
+        if let ToWorker::Release { plan_id } = &message {
+            slot.prepared.remove(plan_id);
+        }
+        slot.worker.send(message);
+    }
+
+    /// The worker's next answer, or how it was lost. After a loss it answers the same for ever.
+    pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<FromWorker, Lost>> {
+        let received = match (&self.lost, &mut self.slot) {
+            (Some(lost), _) => return Poll::Ready(Err(lost.clone())),
+            (None, Some(slot)) => std::task::ready!(slot.worker.poll_recv(cx)),
+            (None, None) => return Poll::Pending,
+        };
+        if let Err(lost) = &received {
+            self.lost = Some(lost.clone());
+            self.slot = None;
+        }
+        Poll::Ready(received)
+    }
+
+    /// See [`Lease::poll_recv`]; may be cancelled without loss.
+    pub async fn recv(&mut self) -> Result<FromWorker, Lost> {
+        poll_fn(|cx| self.poll_recv(cx)).await
+    }
+
+    /// Whether the worker has loaded this plan.
+    pub fn has_prepared(&self, plan_id: u64) -> bool {
+        self.slot.as_ref().is_some_and(|slot| slot.prepared.contains(&plan_id))
+    }
+
+    /// Remembers that the worker has loaded this plan.
+    pub fn set_prepared(&mut self, plan_id: u64) {
+        if let Some(slot) = &mut self.slot {
+            slot.prepared.insert(plan_id);
+        }
+    }
+
+    /// Counts a bundle for the worker's request limit.
+    pub fn count_bundle(&mut self) {
+        if let Some(slot) = &mut self.slot {
+            slot.bundles += 1;
+        }
+    }
+
+    /// Says what the worker is doing, for the status call.
+    pub fn assign(&self, assignment: Option<Assignment>) {
+        let Some(slot) = &self.slot else { return };
+        if let Some(member) = self.pool.lock().members.get_mut(slot.worker.id()) {
+            member.batches += u64::from(assignment.is_some());
+            member.assignment = assignment;
+        }
+    }
+
+    /// What can be done with the worker beside the lease; `None` once it is lost.
+    pub fn control(&self) -> Option<Arc<dyn Control>> {
+        self.slot.as_ref().map(|slot| slot.worker.control())
+    }
+
+    /// Kills the worker and waits until it is reaped: the lease is poisoned.
+    pub async fn kill(&mut self, cause: KillCause) -> Lost {
+        if let Some(control) = self.control() {
+            control.kill(cause);
+            self.lost = Some(control.gone().await);
+            self.slot = None;
+        }
+        match &self.lost {
+            Some(lost) => lost.clone(),
+            None => Lost { loss: Default::default(), outside: false },
+        }
+    }
+
+    /// The pool it belongs to.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot.take() {
+            self.pool.give_back(slot);
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! The pool: the workers of one environment, leased to one bundle at a time (hop 5).
+//!
+//! A lease takes an idle worker, else starts one, else waits its turn. Waiting is first come, first served; a session that holds a lease gives it back
+//! between bundles when [`Pool::is_wanted`]. Whoever loses a worker just drops its lease; the pool starts another one when somebody asks.
+
+mod keeper;
+mod lease;
+mod state;
+
+pub use lease::Lease;
+
+use crate::{
+    config::PoolConfig,
+    error::{Code, Error, Result},
+    metrics,
+    worker::{Control, KillCause, Worker, WorkerFactory},
+};
+use pillion_wire::proto;
+use state::{Member, Slot, State};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+use tokio::sync::oneshot;
+
+/// The limits of a pool.
+#[derive(Clone, Debug)]
+pub struct PoolLimits {
+    /// From `[pool]`.
+    pub pool: PoolConfig,
+    /// Time a worker has to end by itself.
+    pub shutdown_grace: Duration,
+}
+
+/// The workers of one environment.
+pub struct Pool {
+    environment_id: String,
+    factory: Arc<dyn WorkerFactory>,
+    limits: PoolLimits,
+    state: Mutex<State>,
+}
+
+/// What a worker is doing for whom, for the status call.
+#[derive(Clone, Debug)]
+pub struct Assignment {
+    /// The session that holds the lease.
+    pub session_id: String,
+    /// Its oldest unanswered batch.
+    pub seq: u64,
+    /// When the worker could begin with it.
+    pub since: Instant,
+    /// The function, for people.
+    pub function: String,
+}
+
+impl Pool {
+    /// A pool that makes its workers with `factory`; starts `min` of them in the background.
+    pub fn new(environment_id: String, factory: Arc<dyn WorkerFactory>, limits: PoolLimits) -> Arc<Self> {
+        let pool = Arc::new(Pool { environment_id, factory, limits, state: Mutex::default() });
+        keeper::start(&pool);
+        pool
+    }
+
+    /// Most workers at once.
+    pub fn max(&self) -> usize {
+        self.limits.pool.max
+    }
+
+    /// The id of the environment.
+    pub fn environment_id(&self) -> &str {
+        &self.environment_id
+    }
+
+    /// A new plan: workers keep it until [`Pool::retire_plan`].
+    pub fn keep_plan(&self, plan_id: u64) {
+        self.lock().plans.insert(plan_id);
+    }
+
+    /// The plan's session is over: workers forget it, leased ones when they come back.
+    pub fn retire_plan(&self, plan_id: u64) {
+        let mut state = self.lock();
+        state.plans.remove(&plan_id);
+        for slot in state.idle.iter_mut().filter(|slot| slot.prepared.contains(&plan_id)) {
+            slot.release(plan_id);
+        }
+    }
+
+    /// True if somebody waits for a lease.
+    pub fn is_wanted(&self) -> bool {
+        !self.lock().waiters.is_empty()
+    }
+
+    /// The exclusive use of a worker, preferably of one that has prepared `plan_id`. Dropping the future gives up the place in the line.
+    ///
+    /// # Errors
+    /// What kept a new worker from starting; [`Code::Draining`] after [`Pool::shutdown`].
+    pub async fn lease(self: &Arc<Self>, plan_id: u64) -> Result<Lease> {
+        let waiting = {
+            let mut state = self.lock();
+            if state.closed {
+                return Err(Error::new(Code::Draining, "the engine is shutting down").retryable());
+            }
+            if let Some(slot) = state.take_idle(plan_id) {
+                return Ok(Lease::new(self.clone(), slot));
+            }
+            let (tell, waiting) = oneshot::channel();
+            state.waiters.push_back(tell);
+            if state.wants_worker(self.max()) {
+                self.start_worker(&mut state);
+            }
+            waiting
+        };
+        match waiting.await {
+            Ok(leased) => leased,
+            Err(_) => Err(Error::new(Code::Draining, "the engine is shutting down").retryable()),
+        }
+    }
+
+    /// What the workers are doing.
+    pub async fn status(&self, stacks: bool) -> proto::PoolStatus {
+        let (mut status, controls) = {
+            let state = self.lock();
+            let status = proto::PoolStatus {
+                environment: self.environment_id.clone(),
+                min: self.limits.pool.min as u32,
+                max: self.limits.pool.max as u32,
+                waiting: state.waiters.len() as u32,
+                workers: state.members.iter().map(|(id, member)| member.status(id)).collect(),
+            };
+            let controls: Vec<_> = state.members.values().map(|member| member.control.clone()).collect();
+            (status, controls)
+        };
+        for (worker, control) in status.workers.iter_mut().zip(controls) {
+            worker.private_bytes = control.private_bytes().unwrap_or_default();
+            if stacks {
+                worker.stacks = control.stacks().await.unwrap_or_else(|| "the worker does not answer".into());
+            }
+        }
+        status
+    }
+
+    /// Ends all workers: by themselves within the grace time, else by force. Afterwards nothing of them is left.
+    pub async fn shutdown(&self) {
+        let controls: Vec<Arc<dyn Control>> = {
+            let mut state = self.lock();
+            state.closed = true;
+            state.waiters.clear();
+            state.idle.clear();
+            state.members.values().map(|member| member.control.clone()).collect()
+        };
+        let grace = self.limits.shutdown_grace;
+        let ends: Vec<_> = controls.into_iter().map(|control| tokio::spawn(end(control, grace, KillCause::Shutdown))).collect();
+        for end in ends {
+            // A panic in there would have been reported; nothing is left to do about it here.
+            let _ = end.await;
+        }
+        self.factory.shutdown().await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts one more worker in the background; it goes to whoever waits longest.
+    fn start_worker(self: &Arc<Self>, state: &mut State) {
+        state.starting += 1;
+        let pool = self.clone();
+        tokio::spawn(async move {
+            let started = Instant::now();
+            let launched = pool.factory.launch().await;
+            metrics::worker_started(&pool.environment_id, started.elapsed(), launched.is_ok());
+            let mut state = pool.lock();
+            state.starting -= 1;
+            match launched {
+                Ok(worker) if state.closed => drop(worker),
+                Ok(worker) => pool.admit(&mut state, worker),
+                // One failure answers one waiter; the others get their own attempt, so that a passing fault does not fail them all.
+                Err(error) => {
+                    tracing::warn!(environment = pool.environment_id, code = %error.code(), "a worker could not be started: {error}");
+                    if let Some(waiter) = state.next_waiter() {
+                        let _ = waiter.send(Err(error));
+                    }
+                    if state.wants_worker(pool.max()) {
+                        pool.start_worker(&mut state);
+                    }
+                }
+            }
+        });
+    }
+
+    fn admit(self: &Arc<Self>, state: &mut State, worker: Box<dyn Worker>) {
+        let (id, control) = (worker.id().to_owned(), worker.control());
+        tracing::debug!(environment = self.environment_id, worker = id, pid = control.pid(), "worker ready");
+        state.members.insert(id.clone(), Member::new(control.clone()));
+        let pool = Arc::downgrade(self);
+        tokio::spawn(async move {
+            let lost = control.gone().await;
+            let Some(pool) = pool.upgrade() else { return };
+            metrics::worker_ended(&pool.environment_id, &lost.loss.cause);
+            tracing::debug!(
+                worker = id,
+                cause = lost.loss.cause,
+                status = lost.loss.exit_status,
+                signal = lost.loss.signal,
+                "worker ended"
+            );
+            let mut state = pool.lock();
+            state.members.remove(&id);
+            state.idle.retain(|slot| slot.worker.id() != id);
+            if state.wants_worker(pool.max()) {
+                pool.start_worker(&mut state);
+            }
+            metrics::workers(&pool.environment_id, state.idle.len(), state.members.len());
+        });
+        self.hand_out(state, Slot::new(worker));
+    }
+
+    /// Gives a worker to whoever waits longest, else keeps it idle.
+    fn hand_out(self: &Arc<Self>, state: &mut State, mut slot: Slot) {
+        while let Some(waiter) = state.next_waiter() {
+            state.mark_busy(slot.worker.id(), true);
+            // Sent as a lease, so that a receiver that goes away at this moment gives the worker back.
+            match waiter.send(Ok(Lease::new(self.clone(), slot))).map_err(|unsent| unsent.map(Lease::into_slot)) {
+                Err(Ok(Some(back))) => slot = back,
+                _ => return,
+            }
+        }
+        state.mark_busy(slot.worker.id(), false);
+        slot.idle_since = Instant::now();
+        state.idle.push(slot);
+        metrics::workers(&self.environment_id, state.idle.len(), state.members.len());
+    }
+
+    /// Takes a worker back from a lease.
+    fn give_back(self: &Arc<Self>, mut slot: Slot) {
+        let mut state = self.lock();
+        if state.closed || !state.members.contains_key(slot.worker.id()) {
+            return;
+        }
+        let retired: Vec<u64> = slot.prepared.difference(&state.plans).copied().collect();
+        retired.into_iter().for_each(|plan_id| slot.release(plan_id));
+        match self.worn_out(&slot) {
+            None => self.hand_out(&mut state, slot),
+            Some(why) => {
+                tracing::debug!(worker = slot.worker.id(), why, "worker retires");
+                state.mark_busy(slot.worker.id(), true);
+                drop(state);
+                self.retire(slot);
+            }
+        }
+    }
+
+    fn worn_out(&self, slot: &Slot) -> Option<&'static str> {
+        let limits = &self.limits.pool;
+        if limits.max_requests.is_some_and(|max| slot.bundles >= max) {
+            return Some("requests");
+        }
+        if limits.max_age.is_some_and(|max| slot.born.elapsed() >= max) {
+            return Some("age");
+        }
+        let over = limits.max_memory.is_some_and(|max| slot.worker.control().private_bytes().is_some_and(|bytes| bytes > max));
+        over.then_some("memory")
+    }
+
+    /// Lets a worker end by itself, then by force. The worker itself is kept until then, since dropping it would break its connection.
+    fn retire(&self, slot: Slot) {
+        let grace = self.limits.shutdown_grace;
+        tokio::spawn(async move {
+            end(slot.worker.control(), grace, KillCause::Retired).await;
+            drop(slot);
+        });
+    }
+}
+
+async fn end(control: Arc<dyn Control>, grace: Duration, cause: KillCause) {
+    control.shutdown();
+    if tokio::time::timeout(grace, control.gone()).await.is_err() {
+        control.kill(cause);
+        control.gone().await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

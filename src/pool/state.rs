@@ -1,0 +1,110 @@
+//! What a pool knows about its workers, behind one lock that is never held across an await.
+
+use super::{Assignment, Lease};
+use crate::{
+    error::Result,
+    worker::{Control, ToWorker, Worker},
+};
+use pillion_wire::proto;
+use std::{
+    collections::{BTreeMap, HashSet, VecDeque},
+    sync::Arc,
+    time::Instant,
+};
+use tokio::sync::oneshot;
+
+#[derive(Default)]
+pub(super) struct State {
+    /// Most recently used last, so that the others can grow old and end.
+    pub idle: Vec<Slot>,
+    pub starting: usize,
+    pub members: BTreeMap<String, Member>,
+    pub waiters: VecDeque<oneshot::Sender<Result<Lease>>>,
+    pub closed: bool,
+    /// Plans of open sessions.
+    pub plans: HashSet<u64>,
+}
+
+impl State {
+    pub fn take_idle(&mut self, plan_id: u64) -> Option<Slot> {
+        let at = self.idle.iter().rposition(|slot| slot.prepared.contains(&plan_id)).or(self.idle.len().checked_sub(1))?;
+        let slot = self.idle.remove(at);
+        self.mark_busy(slot.worker.id(), true);
+        Some(slot)
+    }
+
+    /// The waiter that has waited longest and still does.
+    pub fn next_waiter(&mut self) -> Option<oneshot::Sender<Result<Lease>>> {
+        std::iter::from_fn(|| self.waiters.pop_front()).find(|waiter| !waiter.is_closed())
+    }
+
+    /// True if there are more waiters than workers on their way, and room for one more.
+    pub fn wants_worker(&mut self, max: usize) -> bool {
+        self.waiters.retain(|waiter| !waiter.is_closed());
+        !self.closed && self.waiters.len() > self.starting && self.members.len() + self.starting < max
+    }
+
+    pub fn mark_busy(&mut self, id: &str, busy: bool) {
+        if let Some(member) = self.members.get_mut(id) {
+            member.busy = busy;
+            if !busy {
+                member.assignment = None;
+            }
+        }
+    }
+}
+
+/// A worker that nobody uses, with what the pool remembers about it.
+pub(super) struct Slot {
+    pub worker: Box<dyn Worker>,
+    /// Plans that it has loaded.
+    pub prepared: HashSet<u64>,
+    pub bundles: u64,
+    pub born: Instant,
+    pub idle_since: Instant,
+}
+
+impl Slot {
+    pub fn new(worker: Box<dyn Worker>) -> Self {
+        let now = Instant::now();
+        Slot { worker, prepared: HashSet::new(), bundles: 0, born: now, idle_since: now }
+    }
+
+    pub fn release(&mut self, plan_id: u64) {
+        self.prepared.remove(&plan_id);
+        self.worker.send(ToWorker::Release { plan_id });
+    }
+}
+
+/// A living worker, busy or not, as the status call sees it.
+pub(super) struct Member {
+    pub control: Arc<dyn Control>,
+    pub busy: bool,
+    pub born: Instant,
+    pub batches: u64,
+    pub assignment: Option<Assignment>,
+}
+
+impl Member {
+    pub fn new(control: Arc<dyn Control>) -> Self {
+        Member { control, busy: true, born: Instant::now(), batches: 0, assignment: None }
+    }
+
+    pub fn status(&self, id: &str) -> proto::WorkerStatus {
+        let mut status = proto::WorkerStatus {
+            worker_id: id.to_owned(),
+            pid: self.control.pid(),
+            state: if self.busy { "busy" } else { "idle" }.to_owned(),
+            age_ms: self.born.elapsed().as_millis() as u64,
+            batches: self.batches,
+            ..Default::default()
+        };
+        if let Some(assignment) = &self.assignment {
+            status.session_id.clone_from(&assignment.session_id);
+            status.bundle_seq = assignment.seq;
+            status.bundle_age_ms = assignment.since.elapsed().as_millis() as u64;
+            status.function.clone_from(&assignment.function);
+        }
+        status
+    }
+}

@@ -1,0 +1,367 @@
+//! Drivers: each takes batches from its session's queue to a leased worker, bundle by bundle.
+//!
+//! A bundle keeps up to [`WINDOW`] batches in its worker, so that one crosses while another runs. It ends when there is nothing to do, or when other sessions wait
+//! for the worker. Batches that a worker did not answer go back to the head of the queue; the one it was busy with has used up an attempt.
+
+use super::{Job, Session, timing};
+use crate::{
+    error::{Code, Error},
+    metrics,
+    pool::{Assignment, Lease},
+    worker::{Cost, FromWorker, KillCause, Lost, ToWorker},
+};
+use pillion_wire::{frame::Frame, proto};
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::time::{Sleep, sleep_until, timeout};
+
+/// Batches in a worker at once.
+const WINDOW: usize = 2;
+
+/// How long a bundle goes on while other sessions wait for its worker.
+const SLICE: Duration = Duration::from_millis(10);
+
+/// Serves a session until it is over.
+pub(super) async fn drive(session: Arc<Session>) {
+    loop {
+        let cancelled = session.cancelled.notified();
+        if session.is_over() {
+            return;
+        }
+        let lease = tokio::select! {
+            lease = session.pool.lease(session.plan.id) => lease,
+            () = cancelled => return,
+        };
+        match lease {
+            Ok(lease) => Bundle::new(&session, lease).run().await,
+            Err(error) => {
+                if let Some(job) = session.take(0, false) {
+                    session.rest();
+                    session.commit(&job, Err(error.function(&session.plan.functions)), proto::Timing::default(), vec![]);
+                }
+            }
+        }
+        if !session.wait_for_work().await {
+            return;
+        }
+    }
+}
+
+impl Session {
+    /// Waits until there is something in the queue; false once the session is over.
+    async fn wait_for_work(&self) -> bool {
+        {
+            let mut state = self.lock();
+            if state.over {
+                return false;
+            }
+            if !state.queue.is_empty() {
+                return true;
+            }
+            state.idle += 1;
+        }
+        match self.work.acquire().await {
+            Ok(permit) => permit.forget(),
+            Err(_) => return false,
+        }
+        true
+    }
+}
+
+/// A batch in the worker.
+struct Flight {
+    job: Job,
+    sent: Instant,
+    /// When the worker could begin with it.
+    begun: Instant,
+}
+
+struct Bundle<'a> {
+    session: &'a Arc<Session>,
+    lease: Lease,
+    flights: VecDeque<Flight>,
+    begun: Instant,
+    alarm: Pin<Box<Sleep>>,
+    slow_logged: bool,
+    /// The worker is loading the plan; that has its own deadline.
+    preparing: bool,
+    /// Counted among the session's busy drivers.
+    busy: bool,
+}
+
+enum Event {
+    Received(Result<FromWorker, Lost>),
+    Alarm,
+    More,
+    Cancelled,
+}
+
+impl<'a> Bundle<'a> {
+    fn new(session: &'a Arc<Session>, lease: Lease) -> Self {
+        let now = Instant::now();
+        Bundle {
+            session,
+            lease,
+            flights: VecDeque::with_capacity(WINDOW),
+            begun: now,
+            alarm: Box::pin(sleep_until(now.into())),
+            slow_logged: false,
+            preparing: false,
+            busy: false,
+        }
+    }
+
+    async fn run(mut self) {
+        self.top_up();
+        if self.flights.is_empty() {
+            return;
+        }
+        self.lease.count_bundle();
+        while !self.flights.is_empty() {
+            let session = self.session;
+            let cancelled = session.cancelled.notified();
+            if session.is_over() {
+                self.abandon().await;
+                break;
+            }
+            let room = self.flights.len() < WINDOW;
+            let event = tokio::select! {
+                biased;
+                received = self.lease.recv() => Event::Received(received),
+                () = &mut self.alarm => Event::Alarm,
+                () = session.more.notified(), if room => Event::More,
+                () = cancelled => Event::Cancelled,
+            };
+            match event {
+                Event::Received(Ok(message)) => self.received(message).await,
+                Event::Received(Err(lost)) => self.lost(lost),
+                Event::Alarm => self.alarm().await,
+                Event::More => self.top_up(),
+                Event::Cancelled => self.abandon().await,
+            }
+        }
+        self.lease.assign(None);
+        self.session.rest();
+    }
+
+    /// Sends batches while the window has room. The plan goes first to a worker that does not have it.
+    fn top_up(&mut self) {
+        let others_wait = !self.flights.is_empty() && self.begun.elapsed() > SLICE && self.lease.pool().is_wanted();
+        while self.flights.len() < WINDOW && !others_wait {
+            let Some(job) = self.session.take(self.flights.len(), self.busy) else { return };
+            self.busy = true;
+            let plan = &self.session.plan;
+            if !self.lease.has_prepared(plan.id) {
+                self.lease.send(ToWorker::Prepare { plan_id: plan.id, prepare: plan.prepare.clone() });
+                self.lease.set_prepared(plan.id);
+                self.preparing = true;
+            }
+            let sent = Instant::now();
+            self.lease.send(ToWorker::Batch { plan_id: plan.id, seq: job.seq, frame: job.frame.clone() });
+            self.flights.push_back(Flight { job, sent, begun: sent });
+            if self.flights.len() == 1 {
+                self.watch_front();
+            }
+        }
+    }
+
+    /// The first batch in flight is the one the worker is busy with: its clock starts now.
+    fn watch_front(&mut self) {
+        let Some(front) = self.flights.front_mut() else { return };
+        front.begun = Instant::now();
+        self.slow_logged = false;
+        let begun = front.begun;
+        let first = self.deadline().min(self.session.behaviour.limits.slow_bundle);
+        self.alarm.as_mut().reset((begun + first).into());
+        let Some(front) = self.flights.front() else { return };
+        self.lease.assign(Some(Assignment {
+            session_id: self.session.id.clone(),
+            seq: front.job.seq,
+            since: front.begun,
+            function: self.session.plan.functions.clone(),
+        }));
+    }
+
+    /// What the front batch may take from its begin.
+    fn deadline(&self) -> Duration {
+        let behaviour = &self.session.behaviour;
+        if self.preparing { behaviour.limits.prepare_deadline } else { behaviour.deadline }
+    }
+
+    async fn received(&mut self, message: FromWorker) {
+        match message {
+            // Another worker has loaded the plan when the session was opened; this one got it just ahead of its first batch.
+            FromWorker::Prepared(_) if self.preparing => {
+                self.preparing = false;
+                self.watch_front();
+            }
+            // The worker answers the batches of a plan that it could not load with the same error.
+            FromWorker::Refused(error) if self.preparing => {
+                tracing::warn!(session = self.session.id, code = %error.code(), "a worker could not load the plan: {error}");
+                self.preparing = false;
+                self.lease.send(ToWorker::Release { plan_id: self.session.plan.id });
+                self.watch_front();
+            }
+            FromWorker::Answer { seq, result, cost, metrics } if self.flights.front().is_some_and(|front| front.job.seq == seq) => {
+                if let Some(flight) = self.flights.pop_front() {
+                    self.answered(flight, result, cost, metrics);
+                }
+            }
+            other => {
+                tracing::warn!(session = self.session.id, "a worker answered out of turn: {other:?}");
+                let lost = self.lease.kill(KillCause::Protocol).await;
+                self.lost(lost);
+            }
+        }
+    }
+
+    fn answered(&mut self, flight: Flight, result: Result<Frame, Error>, cost: Cost, metrics: Vec<proto::MetricDelta>) {
+        // A batch that waited in the worker behind another was queued until that was done.
+        let timing = timing(flight.job.queued, flight.begun.max(flight.sent), cost);
+        self.session.commit(&flight.job, result, timing, metrics);
+        self.top_up();
+        self.watch_front();
+    }
+
+    /// The front batch is slow, or over its deadline.
+    async fn alarm(&mut self) {
+        let Some(front) = self.flights.front() else { return };
+        let behaviour = &self.session.behaviour;
+        let (seq, begun) = (front.job.seq, front.begun);
+        let Some(control) = self.lease.control() else { return };
+        // Whoever stopped the process from outside also keeps it from answering; that must be seen before it is killed.
+        let stopped = control.is_stopped();
+        let stacks = timeout(behaviour.limits.kill_grace, control.stacks()).await.ok().flatten().unwrap_or_default();
+        if begun.elapsed() < self.deadline() {
+            if !self.slow_logged {
+                self.slow_logged = true;
+                let (session, function) = (&self.session.id, &self.session.plan.functions);
+                tracing::warn!(
+                    session,
+                    function,
+                    seq,
+                    pid = control.pid(),
+                    "bundle lasts longer than {:?}; stacks:\n{stacks}",
+                    behaviour.limits.slow_bundle
+                );
+            }
+            let deadline = begun + self.deadline();
+            self.alarm.as_mut().reset(deadline.into());
+            return;
+        }
+        let mut lost = self.lease.kill(KillCause::Deadline).await;
+        lost.loss.stacks = stacks;
+        lost.outside |= stopped;
+        self.lost(lost);
+    }
+
+    /// The worker is gone: the front batch has used up an attempt, all that were not answered go back.
+    fn lost(&mut self, lost: Lost) {
+        let behaviour = &self.session.behaviour;
+        let mut back: VecDeque<Job> = self.flights.drain(..).map(|flight| flight.job).collect();
+        if let Some(front) = back.front_mut() {
+            let (used, allowed) = match lost.outside {
+                true => (&mut front.attempts_outside, behaviour.limits.max_attempts_outside),
+                false => (&mut front.attempts, behaviour.max_attempts),
+            };
+            *used += 1;
+            let given_up = *used >= allowed;
+            let (session, seq, cause) = (&self.session.id, front.seq, &lost.loss.cause);
+            let attempts = front.attempts + front.attempts_outside;
+            tracing::warn!(
+                session,
+                seq,
+                cause,
+                signal = lost.loss.signal,
+                pid = lost.loss.pid,
+                attempts,
+                given_up,
+                "lost the worker of a bundle"
+            );
+            if given_up && let Some(front) = back.pop_front() {
+                let error = lost.into_error(attempts).function(&self.session.plan.functions);
+                self.session.commit(&front, Err(error), proto::Timing::default(), vec![]);
+            } else {
+                metrics::batch_retried(&self.session.plan.functions);
+                self.session.lock().stats.retries += 1;
+            }
+        }
+        self.session.put_back(back.into_iter());
+    }
+
+    /// The session is over: the worker gets a moment to finish what it has, so that it can be kept.
+    async fn abandon(&mut self) {
+        let grace = self.session.behaviour.limits.kill_grace;
+        let answered = timeout(grace, async {
+            while !self.flights.is_empty() {
+                match self.lease.recv().await {
+                    Ok(FromWorker::Answer { .. }) => drop(self.flights.pop_front()),
+                    Ok(_) => {}
+                    Err(_) => self.flights.clear(),
+                }
+            }
+        });
+        if answered.await.is_err() {
+            self.flights.clear();
+            self.lease.kill(KillCause::Cancelled).await;
+        }
+    }
+}
+
+/// Loads a plan on a leased worker and waits for the answer.
+pub(super) async fn prepare(
+    lease: &mut Lease,
+    plan_id: u64,
+    prepare: Arc<proto::Prepare>,
+    deadline: Duration,
+) -> Result<proto::Prepared, Error> {
+    lease.send(ToWorker::Prepare { plan_id, prepare });
+    match ask(lease, deadline).await? {
+        FromWorker::Prepared(prepared) => {
+            lease.set_prepared(plan_id);
+            Ok(prepared)
+        }
+        FromWorker::Refused(error) => Err(error),
+        other => Err(out_of_turn(lease, &other).await),
+    }
+}
+
+/// Describes a function on a leased worker.
+pub(crate) async fn describe(
+    lease: &mut Lease,
+    function: proto::FunctionSpec,
+    deadline: Duration,
+) -> Result<proto::FunctionDescription, Error> {
+    lease.send(ToWorker::Describe { function });
+    match ask(lease, deadline).await? {
+        FromWorker::Described(description) => Ok(*description),
+        FromWorker::Refused(error) => Err(error),
+        other => Err(out_of_turn(lease, &other).await),
+    }
+}
+
+async fn ask(lease: &mut Lease, deadline: Duration) -> Result<FromWorker, Error> {
+    match timeout(deadline, lease.recv()).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(lost)) => Err(lost.into_error(1)),
+        Err(_) => {
+            let stacks = match lease.control() {
+                Some(control) => control.stacks().await.unwrap_or_default(),
+                None => String::new(),
+            };
+            let mut lost = lease.kill(KillCause::Deadline).await;
+            lost.loss.stacks = stacks;
+            let message = format!("loading the function took longer than {deadline:?}");
+            Err(Error::new(Code::DeadlineExceeded, message).hint("raise `limits.prepare_deadline` if it is legitimate").worker(lost.loss))
+        }
+    }
+}
+
+async fn out_of_turn(lease: &mut Lease, message: &FromWorker) -> Error {
+    let lost = lease.kill(KillCause::Protocol).await;
+    Error::new(Code::ProtocolViolation, "the worker answered out of turn").detail(format!("{message:?}")).worker(lost.loss)
+}

@@ -1,0 +1,398 @@
+//! Sessions: one operator's conversation with the engine (hops 4 and 8).
+//!
+//! Inputs queue up in order; drivers ([`bundle`]) take them to leased workers; answers are released in input order ([`order`]). The functions of this kind of session
+//! are stateless, so a bundle commits batch by batch: [`Session::commit`] is the one place where an answer takes effect.
+
+mod bundle;
+pub mod credit;
+mod open;
+mod order;
+
+pub(crate) use bundle::describe;
+pub use open::{Ids, OpenRequest, open};
+
+use crate::{
+    config::Limits,
+    error::{Code, Error, Result},
+    metrics,
+    pool::Pool,
+    worker::Cost,
+};
+use bytes::Bytes;
+use credit::Amount;
+use order::Order;
+use pillion_wire::{frame::Frame, proto};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant},
+};
+use tokio::sync::{Notify, Semaphore};
+
+/// One input of a session.
+#[derive(Debug)]
+pub enum Input {
+    /// A batch for the function.
+    Batch(Frame),
+    /// Passed on behind the answers to what came before.
+    Watermark(proto::Watermark),
+    /// Noted; a stateless function has no use for it.
+    Idle(proto::Idle),
+    /// Answered by [`Answer::Snapshotted`]; a stateless function has nothing to write.
+    Barrier(proto::Barrier),
+}
+
+/// What comes out of a session, in input order.
+#[derive(Debug)]
+pub enum Answer {
+    /// The answer to batch `seq`: a result, or why it failed and had no effect.
+    Batch { seq: u64, result: Result<Frame>, timing: proto::Timing, metrics: Vec<proto::MetricDelta>, refund: Amount },
+    /// A watermark, after everything it covers.
+    Watermark { seq: u64, watermark: proto::Watermark },
+    /// What precedes it belongs to the checkpoint, nothing after.
+    Snapshotted { seq: u64, checkpoint_id: u64 },
+    /// The last answer.
+    Ended(proto::Ended),
+}
+
+/// How a session behaves, with the defaults filled in.
+#[derive(Clone, Debug)]
+pub struct Behaviour {
+    /// Results keep the input order.
+    pub ordered: bool,
+    /// Longest time a batch may take in a worker.
+    pub deadline: Duration,
+    /// Tries of a batch that itself kills or hangs its worker.
+    pub max_attempts: u32,
+    /// Most workers at once.
+    pub max_workers: usize,
+    /// The rest of the limits.
+    pub limits: Limits,
+}
+
+/// What a worker must load to serve a session.
+#[derive(Debug)]
+pub struct SessionPlan {
+    /// Unique in the engine.
+    pub id: u64,
+    /// As sent to workers.
+    pub prepare: Arc<proto::Prepare>,
+    /// The functions, for people.
+    pub functions: String,
+}
+
+/// What opening a session found out.
+#[derive(Clone, Debug)]
+pub struct Described {
+    /// IPC schema message of the results.
+    pub output_schema: Bytes,
+    /// The functions of the plan.
+    pub functions: Vec<proto::FunctionDescription>,
+    /// Where they run.
+    pub environment: proto::EnvironmentDescription,
+}
+
+/// An open session.
+pub struct Session {
+    id: String,
+    name: String,
+    plan: SessionPlan,
+    behaviour: Behaviour,
+    described: Described,
+    pool: Arc<Pool>,
+    state: Mutex<State>,
+    /// One permit per batch that an idle driver was promised.
+    work: Semaphore,
+    /// Wakes a driver whose bundle has room for one more batch.
+    more: Notify,
+    cancelled: Notify,
+}
+
+struct State {
+    queue: VecDeque<Job>,
+    order: Order<Answer>,
+    last_seq: u64,
+    finished: bool,
+    /// Set once the session is over before its end; taken by the reader.
+    failure: Option<Error>,
+    over: bool,
+    /// Drivers: all, those that wait for work, those with batches in a worker.
+    drivers: usize,
+    idle: usize,
+    busy: usize,
+    reader: Option<Waker>,
+    stats: proto::Ended,
+    pending_bytes: i64,
+}
+
+/// A batch on its way.
+#[derive(Debug)]
+struct Job {
+    seq: u64,
+    frame: Frame,
+    queued: Instant,
+    attempts: u32,
+    attempts_outside: u32,
+}
+
+impl Session {
+    fn new(id: String, name: String, plan: SessionPlan, behaviour: Behaviour, described: Described, pool: Arc<Pool>) -> Arc<Self> {
+        let state = State {
+            queue: VecDeque::new(),
+            order: Order::new(behaviour.ordered),
+            last_seq: 0,
+            finished: false,
+            failure: None,
+            over: false,
+            drivers: 0,
+            idle: 0,
+            busy: 0,
+            reader: None,
+            stats: proto::Ended { total: Some(proto::Timing::default()), ..Default::default() },
+            pending_bytes: 0,
+        };
+        let (work, more, cancelled) = (Semaphore::new(0), Notify::new(), Notify::new());
+        metrics::session_opened();
+        Arc::new(Session { id, name, plan, behaviour, described, pool, state: Mutex::new(state), work, more, cancelled })
+    }
+
+    /// Unique in the engine.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// What opening found out.
+    pub fn described(&self) -> &Described {
+        &self.described
+    }
+
+    /// The limits in force.
+    pub fn limits(&self) -> &Limits {
+        &self.behaviour.limits
+    }
+
+    /// Room for inputs to begin with.
+    pub fn input_credit(&self) -> Amount {
+        let limits = &self.behaviour.limits;
+        Amount::of(limits.session_input_bytes, limits.session_input_rows)
+    }
+
+    /// Takes the next input. Never blocks: the sender's credit bounds what is queued.
+    ///
+    /// # Errors
+    /// [`Code::ProtocolViolation`] for a gap in the sequence; [`Code::SessionClosed`] after the end; [`Code::BatchTooLarge`].
+    pub fn push(self: &Arc<Self>, seq: u64, input: Input) -> Result<()> {
+        let mut state = self.lock();
+        if state.finished || state.over {
+            return Err(Error::new(Code::SessionClosed, "the session takes no more input"));
+        }
+        if seq != state.last_seq + 1 {
+            let message = format!("input {seq} does not follow input {}", state.last_seq);
+            return Err(Error::new(Code::ProtocolViolation, message));
+        }
+        match input {
+            Input::Batch(frame) => {
+                self.check_size(&frame)?;
+                state.last_seq = seq;
+                state.pending_bytes += frame.bytes() as i64;
+                state.queue.push_back(Job { seq, frame, queued: Instant::now(), attempts: 0, attempts_outside: 0 });
+                self.summon_driver(&mut state);
+            }
+            Input::Watermark(watermark) => self.mark(&mut state, seq, Some(Answer::Watermark { seq, watermark })),
+            Input::Barrier(barrier) => {
+                self.mark(&mut state, seq, Some(Answer::Snapshotted { seq, checkpoint_id: barrier.checkpoint_id }));
+            }
+            Input::Idle(_) => self.mark(&mut state, seq, None),
+        }
+        Ok(())
+    }
+
+    fn check_size(&self, frame: &Frame) -> Result<()> {
+        let limits = &self.behaviour.limits;
+        check_batch(frame.bytes(), frame.rows, limits.max_batch_bytes, limits.max_batch_rows)
+    }
+
+    fn mark(&self, state: &mut State, seq: u64, answer: Option<Answer>) {
+        state.last_seq = seq;
+        state.order.mark(seq, answer);
+        wake(state);
+    }
+
+    /// No more input.
+    pub fn finish(&self) {
+        let mut state = self.lock();
+        state.finished = true;
+        wake(&mut state);
+    }
+
+    /// Gives up everything that is open; the reader gets `why`, then the end.
+    pub fn cancel(&self, why: Error) {
+        let mut state = self.lock();
+        if state.over {
+            return;
+        }
+        state.over = true;
+        state.failure = Some(why);
+        state.queue.clear();
+        wake(&mut state);
+        drop(state);
+        self.work.close();
+        self.cancelled.notify_waiters();
+        metrics::session_closed();
+    }
+
+    /// The next answer; `None` after [`Answer::Ended`] or an error. One task reads.
+    pub fn poll_answer(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Answer>>> {
+        let mut state = self.lock();
+        if let Some(failure) = state.failure.take() {
+            return Poll::Ready(Some(Err(failure)));
+        }
+        if state.over {
+            return Poll::Ready(None);
+        }
+        if let Some(answer) = state.order.pop() {
+            return Poll::Ready(Some(Ok(answer)));
+        }
+        if state.finished && state.order.is_done(state.last_seq) {
+            state.over = true;
+            let ended = state.stats;
+            drop(state);
+            self.work.close();
+            metrics::session_closed();
+            return Poll::Ready(Some(Ok(Answer::Ended(ended))));
+        }
+        state.reader = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// For the status call.
+    pub fn status(&self) -> proto::SessionStatus {
+        let state = self.lock();
+        proto::SessionStatus {
+            session_id: self.id.clone(),
+            name: self.name.clone(),
+            pending_batches: state.last_seq.saturating_sub(state.stats.batches + state.stats.failed),
+            pending_bytes: state.pending_bytes.max(0) as u64,
+            done_batches: state.stats.batches + state.stats.failed,
+            retries: state.stats.retries,
+        }
+    }
+
+    /// True once nothing of it is open.
+    pub fn is_over(&self) -> bool {
+        self.lock().over
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sees to it that some driver takes the batch that was just queued.
+    fn summon_driver(self: &Arc<Self>, state: &mut State) {
+        if state.idle > 0 {
+            state.idle -= 1;
+            self.work.add_permits(1);
+        } else if state.drivers < self.behaviour.max_workers {
+            state.drivers += 1;
+            tokio::spawn(bundle::drive(self.clone()));
+        } else {
+            self.more.notify_one();
+        }
+    }
+
+    /// The next batch for a driver that has `in_flight` batches in its worker. A second batch is given out only when every other driver that could take it
+    /// has one, so that two long batches run on two workers.
+    fn take(&self, in_flight: usize, counted: bool) -> Option<Job> {
+        let mut state = self.lock();
+        let others = self.behaviour.max_workers.saturating_sub(state.busy);
+        if in_flight > 0 && state.queue.len() <= others {
+            return None;
+        }
+        let job = state.queue.pop_front()?;
+        state.busy += usize::from(!counted);
+        Some(job)
+    }
+
+    /// A driver's worker has nothing to do any more.
+    fn rest(&self) {
+        self.lock().busy -= 1;
+    }
+
+    /// The one place where an answer takes effect: its batch is done with, and what may be released goes to the host.
+    fn commit(&self, job: &Job, result: Result<Frame>, timing: proto::Timing, deltas: Vec<proto::MetricDelta>) {
+        let refund = Amount::of(job.frame.bytes(), job.frame.rows);
+        metrics::batch_done(&self.plan.functions, &timing, &job.frame, result.as_ref().ok());
+        let mut state = self.lock();
+        state.pending_bytes -= refund.bytes;
+        match &result {
+            Ok(_) => state.stats.batches += 1,
+            Err(_) => state.stats.failed += 1,
+        }
+        if let Some(total) = &mut state.stats.total {
+            total.queue_ns += timing.queue_ns;
+            total.wire_ns += timing.wire_ns;
+            total.convert_ns += timing.convert_ns;
+            total.user_ns += timing.user_ns;
+        }
+        let result = result.map_err(|error| error.at(job.seq));
+        state.order.answer(job.seq, Answer::Batch { seq: job.seq, result, timing, metrics: deltas, refund });
+        wake(&mut state);
+    }
+
+    /// Puts batches back that their worker did not answer, in order, before everything that waits.
+    fn put_back(self: &Arc<Self>, jobs: impl DoubleEndedIterator<Item = Job>) {
+        let mut state = self.lock();
+        if state.over {
+            return;
+        }
+        for job in jobs.rev() {
+            state.queue.push_front(job);
+            self.summon_driver(&mut state);
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.pool.retire_plan(self.plan.id);
+    }
+}
+
+/// Checks a batch against limits, before it is sent and when it arrives.
+///
+/// # Errors
+/// [`Code::BatchTooLarge`].
+pub fn check_batch(bytes: u64, rows: u64, max_bytes: u64, max_rows: u64) -> Result<()> {
+    if bytes <= max_bytes && rows <= max_rows {
+        return Ok(());
+    }
+    let message = format!("a batch of {rows} rows and {bytes} bytes is over the limit of {max_rows} rows and {max_bytes} bytes");
+    Err(Error::new(Code::BatchTooLarge, message)
+        .hint("send smaller batches, or raise `limits.max_batch_bytes` and `limits.max_batch_rows`"))
+}
+
+fn wake(state: &mut State) {
+    if let Some(reader) = state.reader.take() {
+        reader.wake();
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Splits the time since a batch was queued into stages; the wire gets what nobody else accounts for.
+fn timing(queued: Instant, sent: Instant, cost: Cost) -> proto::Timing {
+    let crossing = nanos(sent.elapsed());
+    proto::Timing {
+        queue_ns: nanos(sent.duration_since(queued)),
+        wire_ns: crossing.saturating_sub(cost.convert_ns + cost.user_ns),
+        convert_ns: cost.convert_ns,
+        user_ns: cost.user_ns,
+        state_ns: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,164 @@
+//! Opening a session: everything that can be wrong is found here, before the first batch.
+
+use super::{Behaviour, Described, Session, SessionPlan, bundle};
+use crate::{
+    config::Limits,
+    error::{Code, Error, Result},
+    pool::Pool,
+};
+use bytes::Bytes;
+use pillion_wire::{ipc, proto};
+use std::{sync::Arc, time::Duration};
+
+/// What a host asks for.
+#[derive(Clone, Debug, Default)]
+pub struct OpenRequest {
+    /// What to compute.
+    pub plan: proto::Plan,
+    /// IPC schema message of the inputs.
+    pub input_schema: Bytes,
+    /// Overrides of the defaults.
+    pub options: proto::SessionOptions,
+    /// For logs and metrics.
+    pub name: String,
+    /// W3C trace context of the operator; empty if none.
+    pub traceparent: String,
+    /// Set for keyed sessions.
+    pub keyed: Option<proto::KeyedOptions>,
+}
+
+/// Ids that the engine hands out.
+#[derive(Clone, Debug)]
+pub struct Ids {
+    /// Of the session.
+    pub session: String,
+    /// Of its plan.
+    pub plan: u64,
+}
+
+/// Checks the request and loads the plan on one worker of `pool`.
+///
+/// # Errors
+/// Whatever is wrong with the plan, the function or its environment.
+pub async fn open(pool: Arc<Pool>, request: OpenRequest, ids: Ids, environment_id: String, limits: &Limits) -> Result<Arc<Session>> {
+    check(&request)?;
+    let behaviour = behaviour(&request.options, limits, pool.max());
+    let prepare = Arc::new(proto::Prepare {
+        plan: Some(request.plan.clone()),
+        input_schema: request.input_schema.clone(),
+        on_error: request.options.on_error.max(proto::OnError::Fail as i32) as u32,
+        session_id: ids.session.clone(),
+        session_name: request.name.clone(),
+    });
+    let mut lease = pool.lease(ids.plan).await?;
+    pool.keep_plan(ids.plan);
+    let prepared = bundle::prepare(&mut lease, ids.plan, prepare.clone(), limits.prepare_deadline).await;
+    let environment = lease.control().map(|control| control.environment().clone()).unwrap_or_default();
+    let environment = proto::EnvironmentDescription { id: environment_id, ..environment };
+    drop(lease);
+    let prepared = prepared.inspect_err(|_| pool.retire_plan(ids.plan))?;
+    let functions = prepared.functions.iter().map(|function| function.name.as_str()).collect::<Vec<_>>().join(", ");
+    let described = Described { output_schema: prepared.output_schema.into(), functions: prepared.functions, environment };
+    let plan = SessionPlan { id: ids.plan, prepare, functions };
+    let OpenRequest { name, traceparent, .. } = &request;
+    tracing::debug!(session = ids.session, name, traceparent, functions = plan.functions, "session opened");
+    Ok(Session::new(ids.session, request.name, plan, behaviour, described, pool))
+}
+
+fn behaviour(options: &proto::SessionOptions, limits: &Limits, pool_max: usize) -> Behaviour {
+    let or = |value: u64, default: Duration| if value == 0 { default } else { Duration::from_millis(value) };
+    Behaviour {
+        ordered: !options.unordered,
+        deadline: or(options.bundle_deadline_ms, limits.bundle_deadline),
+        max_attempts: if options.max_attempts == 0 { limits.max_attempts } else { options.max_attempts },
+        max_workers: match options.max_workers as usize {
+            0 => pool_max,
+            wanted => wanted.min(pool_max),
+        },
+        limits: limits.clone(),
+    }
+}
+
+fn check(request: &OpenRequest) -> Result<()> {
+    if request.keyed.is_some() {
+        return Err(Error::new(Code::Unsupported, "keyed sessions are not supported yet").hint("open a session without `keyed`"));
+    }
+    match proto::OnError::try_from(request.options.on_error) {
+        Ok(proto::OnError::Unspecified | proto::OnError::Fail | proto::OnError::Null) => {}
+        Ok(proto::OnError::Skip | proto::OnError::Side) => {
+            return Err(
+                Error::new(Code::Unsupported, "this build can fail a batch or null a row, not skip it").hint("use `fail` or `null`")
+            );
+        }
+        Err(_) => return Err(Error::new(Code::ProtocolViolation, "`on_error` has an unknown value")),
+    }
+    let schema = ipc::schema_from_ipc(&request.input_schema)
+        .map_err(|error| Error::new(Code::ProtocolViolation, "the input schema cannot be read").detail(error.to_string()))?;
+    check_plan(&request.plan, schema.fields().len())
+}
+
+/// Every argument and output must name an input column or an earlier call.
+fn check_plan(plan: &proto::Plan, columns: usize) -> Result<()> {
+    let invalid = |message: String| Err(Error::new(Code::PlanInvalid, message));
+    if plan.calls.is_empty() {
+        return invalid("the plan has no calls".into());
+    }
+    for (at, call) in plan.calls.iter().enumerate() {
+        if call.function.as_ref().is_none_or(|function| function.source.is_none()) {
+            return invalid(format!("call {at} names no function"));
+        }
+        for argument in &call.arguments {
+            check_argument(argument, columns, at)?;
+        }
+    }
+    if plan.outputs.is_empty() && plan.calls.len() > 1 {
+        return invalid("a plan of several calls must say its outputs".into());
+    }
+    plan.outputs.iter().try_for_each(|output| match &output.source {
+        Some(source) => check_argument(source, columns, plan.calls.len()),
+        None => invalid(format!("output `{}` has no source", output.name)),
+    })
+}
+
+fn check_argument(argument: &proto::Argument, columns: usize, calls: usize) -> Result<()> {
+    use proto::argument::Source;
+    let message = match argument.source {
+        Some(Source::Column(column)) if (column as usize) < columns => return Ok(()),
+        Some(Source::Call(call)) if (call as usize) < calls => return Ok(()),
+        Some(Source::Column(column)) => format!("the plan uses column {column}, the input has {columns}"),
+        Some(Source::Call(call)) => format!("the plan uses the result of call {call} before it is there"),
+        None => "an argument of the plan has no source".into(),
+    };
+    Err(Error::new(Code::PlanInvalid, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::argument::Source;
+
+    fn argument(source: Source) -> proto::Argument {
+        proto::Argument { source: Some(source) }
+    }
+
+    fn plan(arguments: Vec<proto::Argument>, outputs: Vec<Source>) -> proto::Plan {
+        let function = proto::FunctionSpec {
+            source: Some(proto::function_spec::Source::Module(proto::ModuleFunction { module: "m".into(), name: "f".into() })),
+            ..Default::default()
+        };
+        let call = proto::Call { function: Some(function), arguments };
+        let outputs = outputs.into_iter().map(|source| proto::OutputColumn { name: "o".into(), source: Some(argument(source)) }).collect();
+        proto::Plan { calls: vec![call], outputs }
+    }
+
+    #[test]
+    fn plans_are_checked() {
+        let code = |plan: proto::Plan| check_plan(&plan, 2).map_err(|error| error.code()).err();
+        assert_eq!(code(plan(vec![argument(Source::Column(1))], vec![Source::Call(0)])), None);
+        assert_eq!(code(plan(vec![argument(Source::Column(2))], vec![])), Some(Code::PlanInvalid));
+        assert_eq!(code(plan(vec![argument(Source::Call(0))], vec![])), Some(Code::PlanInvalid), "a call cannot use itself");
+        assert_eq!(code(plan(vec![], vec![Source::Call(1)])), Some(Code::PlanInvalid));
+        assert_eq!(code(plan(vec![proto::Argument { source: None }], vec![])), Some(Code::PlanInvalid));
+        assert_eq!(code(proto::Plan::default()), Some(Code::PlanInvalid));
+    }
+}

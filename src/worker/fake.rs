@@ -1,0 +1,253 @@
+//! A worker without a process, for tests of `pool` and `session`: it answers what its script says.
+
+use super::{BoxFuture, Control, Cost, FromWorker, KillCause, Lost, ToWorker, Worker, WorkerFactory};
+use crate::error::{Code, Error, Result, WorkerLoss};
+use pillion_wire::{frame::Frame, proto};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::sync::{mpsc, watch};
+
+/// What a fake worker does with a batch.
+#[derive(Clone, Debug)]
+pub enum Act {
+    /// Answers with the input.
+    Echo,
+    /// Answers with the input after a while.
+    EchoAfter(Duration),
+    /// Answers with a failure.
+    Fail,
+    /// Dies of its own fault.
+    Crash,
+    /// Is killed by a signal from outside.
+    KilledOutside,
+    /// Never answers.
+    Hang,
+    /// Answers another batch than it was asked.
+    Lie,
+}
+
+/// Decides what happens to batch `seq` on its nth execution (from 1).
+pub type Script = dyn Fn(u64, usize) -> Act + Send + Sync;
+
+/// Makes fake workers.
+pub struct FakeFactory {
+    script: Arc<Script>,
+    /// How often each batch was executed, in order of execution.
+    pub executed: Arc<Mutex<Vec<u64>>>,
+    /// Workers started.
+    pub started: AtomicUsize,
+    /// Starts that fail, from the first.
+    pub failing_starts: AtomicUsize,
+    /// Kills by the engine, with their causes.
+    pub kills: Arc<Mutex<Vec<KillCause>>>,
+    /// Workers that live.
+    pub alive: Arc<AtomicUsize>,
+    /// Plans released by the engine.
+    pub released: Arc<Mutex<Vec<u64>>>,
+}
+
+impl FakeFactory {
+    pub fn new(script: impl Fn(u64, usize) -> Act + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(FakeFactory {
+            script: Arc::new(script),
+            executed: Arc::default(),
+            started: AtomicUsize::new(0),
+            failing_starts: AtomicUsize::new(0),
+            kills: Arc::default(),
+            alive: Arc::default(),
+            released: Arc::default(),
+        })
+    }
+}
+
+impl WorkerFactory for FakeFactory {
+    fn launch(&self) -> BoxFuture<'_, Result<Box<dyn Worker>>> {
+        Box::pin(async {
+            tokio::task::yield_now().await;
+            let number = self.started.fetch_add(1, Ordering::SeqCst) + 1;
+            if number <= self.failing_starts.load(Ordering::SeqCst) {
+                return Err(Error::new(Code::WorkerStartFailed, format!("start {number} fails")));
+            }
+            let id = format!("fake-{number}");
+            let (end, _) = watch::channel(None);
+            let control = Arc::new(FakeControl {
+                id: id.clone(),
+                end,
+                kills: self.kills.clone(),
+                alive: self.alive.clone(),
+                environment: Default::default(),
+            });
+            self.alive.fetch_add(1, Ordering::SeqCst);
+            let (work, queue) = mpsc::unbounded_channel();
+            let (answer, answers) = mpsc::unbounded_channel();
+            tokio::spawn(serve(queue, answer, self.script.clone(), self.executed.clone(), control.clone(), self.released.clone()));
+            Ok(Box::new(FakeWorker { id, work, answers, control, gone: None }) as Box<dyn Worker>)
+        })
+    }
+
+    fn shutdown(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+}
+
+async fn serve(
+    mut queue: mpsc::UnboundedReceiver<ToWorker>,
+    answers: mpsc::UnboundedSender<FromWorker>,
+    script: Arc<Script>,
+    executed: Arc<Mutex<Vec<u64>>>,
+    control: Arc<FakeControl>,
+    released: Arc<Mutex<Vec<u64>>>,
+) {
+    let mut unread = VecDeque::new();
+    loop {
+        let message = match unread.pop_front() {
+            Some(message) => message,
+            None => match queue.recv().await {
+                Some(message) => message,
+                None => return,
+            },
+        };
+        let answer = match message {
+            ToWorker::Prepare { .. } => FromWorker::Prepared(proto::Prepared::default()),
+            ToWorker::Release { plan_id } => {
+                released.lock().unwrap().push(plan_id);
+                continue;
+            }
+            ToWorker::Describe { .. } => FromWorker::Described(Box::default()),
+            ToWorker::Batch { seq, frame, .. } => {
+                let times = {
+                    let mut executed = executed.lock().unwrap();
+                    executed.push(seq);
+                    executed.iter().filter(|&&other| other == seq).count()
+                };
+                let echo = |seq| answer(seq, Ok(frame.clone()));
+                match script(seq, times) {
+                    Act::Echo => echo(seq),
+                    Act::Lie => echo(seq + 1000),
+                    Act::EchoAfter(pause) => {
+                        tokio::time::sleep(pause).await;
+                        echo(seq)
+                    }
+                    Act::Fail => answer(seq, Err(Error::new(Code::FunctionRaised, "it raised"))),
+                    Act::Crash => return control.finish("exit", false),
+                    Act::KilledOutside => return control.finish("signal", true),
+                    Act::Hang => {
+                        control.end.subscribe().wait_for(Option::is_some).await.unwrap();
+                        return;
+                    }
+                }
+            }
+        };
+        let mut end = control.end.subscribe();
+        if end.borrow_and_update().is_some() || answers.send(answer).is_err() {
+            return;
+        }
+        while let Ok(message) = queue.try_recv() {
+            unread.push_back(message);
+        }
+    }
+}
+
+fn answer(seq: u64, result: Result<Frame>) -> FromWorker {
+    FromWorker::Answer { seq, result, cost: Cost::default(), metrics: vec![] }
+}
+
+struct FakeWorker {
+    id: String,
+    work: mpsc::UnboundedSender<ToWorker>,
+    answers: mpsc::UnboundedReceiver<FromWorker>,
+    control: Arc<FakeControl>,
+    gone: Option<BoxFuture<'static, Lost>>,
+}
+
+impl Worker for FakeWorker {
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn send(&mut self, message: ToWorker) {
+        let _ = self.work.send(message);
+    }
+
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<FromWorker, Lost>> {
+        if let Poll::Ready(Some(answer)) = self.answers.poll_recv(cx) {
+            return Poll::Ready(Ok(answer));
+        }
+        let control = self.control.clone();
+        self.gone.get_or_insert_with(|| control.gone()).as_mut().poll(cx).map(Err)
+    }
+
+    fn control(&self) -> Arc<dyn Control> {
+        self.control.clone()
+    }
+}
+
+impl Drop for FakeWorker {
+    fn drop(&mut self) {
+        self.control.finish("dropped", false);
+    }
+}
+
+struct FakeControl {
+    id: String,
+    end: watch::Sender<Option<Lost>>,
+    kills: Arc<Mutex<Vec<KillCause>>>,
+    alive: Arc<AtomicUsize>,
+    environment: proto::EnvironmentDescription,
+}
+
+impl FakeControl {
+    fn finish(&self, cause: &str, outside: bool) {
+        let loss = WorkerLoss { worker_id: self.id.clone(), cause: cause.into(), ..Default::default() };
+        let first = self.end.send_if_modified(|end| end.replace(Lost { loss, outside }).is_none());
+        if first {
+            self.alive.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
+impl Control for FakeControl {
+    fn pid(&self) -> i32 {
+        0
+    }
+
+    fn kill(&self, cause: KillCause) {
+        self.kills.lock().unwrap().push(cause);
+        self.finish(cause.as_str(), false);
+    }
+
+    fn shutdown(&self) {
+        self.finish("exit", false);
+    }
+
+    fn gone(&self) -> BoxFuture<'static, Lost> {
+        let mut end = self.end.subscribe();
+        Box::pin(async move {
+            let lost = end.wait_for(Option::is_some).await.map(|lost| lost.clone());
+            lost.ok().flatten().unwrap_or(Lost { loss: WorkerLoss::default(), outside: false })
+        })
+    }
+
+    fn stacks(&self) -> BoxFuture<'_, Option<String>> {
+        Box::pin(async { Some(format!("stacks of {}", self.id)) })
+    }
+
+    fn is_stopped(&self) -> bool {
+        false
+    }
+
+    fn private_bytes(&self) -> Option<u64> {
+        None
+    }
+
+    fn environment(&self) -> &proto::EnvironmentDescription {
+        &self.environment
+    }
+}

@@ -1,0 +1,425 @@
+//! The link to a worker process: frames cross on its data stream, questions on its control stream (hop 6).
+//!
+//! A worker is expected before its process is started ([`Registry::expect`]); the Fn service hands over the streams that it opens. [`ProcessFactory`] puts process and
+//! streams together into a [`ProcessWorker`].
+
+use super::{Child, ExitCause, Launcher};
+use crate::{
+    config::Limits,
+    error::{Code, Error, Result, WorkerLoss},
+    worker::{BoxFuture, Control, Cost, FromWorker, KillCause, Lost, ToWorker, Worker, WorkerFactory},
+};
+use pillion_wire::{
+    frame::{Assembler, Frame, FrameLimits},
+    proto::{self, sidecar_control, sidecar_data, worker_control, worker_data},
+};
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+use tokio_stream::Stream;
+use tonic::Streaming;
+
+/// How long a worker whose connection broke may take to end by itself, so that its own exit status is what is reported.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// Longest wait for the stacks of a worker: one that is stopped never answers.
+const STACKS_TIMEOUT: Duration = Duration::from_millis(800);
+
+/// The workers that may connect, by id.
+pub struct Registry {
+    expected: Mutex<HashMap<String, Expected>>,
+    limits: FrameLimits,
+}
+
+struct Expected {
+    token: String,
+    data: Option<(DataOut, oneshot::Sender<Streaming<proto::WorkerData>>)>,
+    control: Option<(ControlOut, oneshot::Sender<proto::Hello>)>,
+    stacks: Arc<Questions>,
+}
+
+/// What the sidecar sends on a data stream.
+pub type DataOut = mpsc::UnboundedReceiver<proto::SidecarData>;
+/// What the sidecar sends on a control stream.
+pub type ControlOut = mpsc::UnboundedReceiver<proto::SidecarControl>;
+
+/// Requests for stacks that are not answered yet.
+#[derive(Default)]
+struct Questions {
+    last: AtomicU64,
+    open: Mutex<HashMap<u64, oneshot::Sender<String>>>,
+}
+
+impl Registry {
+    /// A registry whose workers may send frames up to these limits.
+    pub fn new(limits: &Limits) -> Self {
+        Registry { expected: Mutex::default(), limits: FrameLimits { bytes: limits.max_batch_bytes, rows: limits.max_batch_rows } }
+    }
+
+    /// The largest frames.
+    pub fn limits(&self) -> FrameLimits {
+        self.limits
+    }
+
+    /// Whether `token` is the one that worker `id` was started with.
+    pub fn knows(&self, id: &str, token: &str) -> bool {
+        // Compared without a shortcut, so that the time tells nothing about the token.
+        let same = |expected: &str| {
+            expected.len() == token.len() && expected.bytes().zip(token.bytes()).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
+        };
+        self.lock().get(id).is_some_and(|expected| same(&expected.token))
+    }
+
+    /// A worker has opened its data stream; gives what to send on it. `None` if it has one already.
+    pub fn connect_data(&self, id: &str, stream: Streaming<proto::WorkerData>) -> Option<DataOut> {
+        let (out, tell) = self.lock().get_mut(id)?.data.take()?;
+        tell.send(stream).ok()?;
+        Some(out)
+    }
+
+    /// A worker has opened its control stream. `None` if it has one already.
+    pub fn connect_control(self: &Arc<Self>, id: &str, stream: Streaming<proto::WorkerControl>) -> Option<ControlOut> {
+        let mut expected = self.lock();
+        let expected = expected.get_mut(id)?;
+        let (out, ready) = expected.control.take()?;
+        tokio::spawn(read_control(id.to_owned(), stream, ready, expected.stacks.clone()));
+        Some(out)
+    }
+
+    fn forget(&self, id: &str) {
+        self.lock().remove(id);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Expected>> {
+        self.expected.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reads what a worker says beside its data: that it is ready, and stacks.
+async fn read_control(
+    id: String,
+    mut stream: Streaming<proto::WorkerControl>,
+    ready: oneshot::Sender<proto::Hello>,
+    stacks: Arc<Questions>,
+) {
+    let mut ready = Some(ready);
+    while let Ok(Some(message)) = stream.message().await {
+        match message.message {
+            Some(worker_control::Message::Hello(hello)) => {
+                if let Some(ready) = ready.take() {
+                    // Nobody waits any more if the start took too long.
+                    let _ = ready.send(hello);
+                }
+            }
+            Some(worker_control::Message::Stacks(answer)) => stacks.answer(answer),
+            None => tracing::debug!(worker = id, "empty control message"),
+        }
+    }
+}
+
+impl Questions {
+    fn ask(&self) -> (u64, oneshot::Receiver<String>) {
+        let id = self.last.fetch_add(1, Ordering::Relaxed);
+        let (tell, answer) = oneshot::channel();
+        self.lock().insert(id, tell);
+        (id, answer)
+    }
+
+    fn answer(&self, stacks: proto::Stacks) {
+        if let Some(tell) = self.lock().remove(&stacks.request_id) {
+            // Whoever asked may have given up.
+            let _ = tell.send(stacks.text);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<String>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Makes the worker processes of one environment.
+pub struct ProcessFactory {
+    launcher: Launcher,
+    registry: Arc<Registry>,
+    /// Where the Fn protocol is served.
+    endpoint: String,
+    start_timeout: Duration,
+    ids: Arc<AtomicU64>,
+}
+
+impl ProcessFactory {
+    /// A factory whose workers connect to `endpoint`, where `registry` expects them. `ids` numbers the workers of the engine.
+    pub fn new(launcher: Launcher, registry: Arc<Registry>, endpoint: String, start_timeout: Duration, ids: Arc<AtomicU64>) -> Self {
+        ProcessFactory { launcher, registry, endpoint, start_timeout, ids }
+    }
+
+    async fn launch_worker(&self) -> Result<Box<dyn Worker>> {
+        let id = format!("w-{}", self.ids.fetch_add(1, Ordering::Relaxed) + 1);
+        let token = token()?;
+        let (data_out, data) = mpsc::unbounded_channel();
+        let (control_out, control) = mpsc::unbounded_channel();
+        let (tell_data, data_in) = oneshot::channel();
+        let (tell_ready, ready) = oneshot::channel();
+        let stacks = Arc::new(Questions::default());
+        let expected =
+            Expected { token: token.clone(), data: Some((data, tell_data)), control: Some((control, tell_ready)), stacks: stacks.clone() };
+        self.registry.lock().insert(id.clone(), expected);
+        let entry = Entry { registry: self.registry.clone(), id: id.clone() };
+
+        let child = Arc::new(self.launcher.launch(&id, &self.endpoint, &token).await?);
+        // `Hello` is the last thing a starting worker sends, so its data stream is there by then.
+        let connected = async { Some((ready.await.ok()?, data_in.await.ok()?)) };
+        let outcome = tokio::select! {
+            connected = timeout(self.start_timeout, connected) => connected,
+            _ = child.wait() => Ok(None),
+        };
+        let (hello, inbound) = match outcome {
+            Ok(Some(connected)) => connected,
+            Ok(None) => return Err(start_failed(&child, "ended before it was ready").await),
+            Err(_) => return Err(start_failed(&child, &format!("was not ready within {:?}", self.start_timeout)).await),
+        };
+        if hello.protocol_version != pillion_wire::PROTOCOL_VERSION {
+            let message = format!("the worker speaks version {} of the protocol", hello.protocol_version);
+            return Err(Error::new(Code::ProtocolVersion, message).hint("run workers of the same release as the sidecar"));
+        }
+        let environment = hello.environment.unwrap_or_default();
+        let control = Arc::new(ProcessControl { child, out: control_out, stacks, environment, _entry: entry });
+        let assembler = Assembler::new(self.registry.limits);
+        Ok(Box::new(ProcessWorker { id, out: data_out, inbound, assembler, open: None, control, ending: None }))
+    }
+}
+
+/// A registered worker; forgotten with the last use of its control.
+struct Entry {
+    registry: Arc<Registry>,
+    id: String,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.registry.forget(&self.id);
+    }
+}
+
+async fn start_failed(child: &Arc<Child>, what: &str) -> Error {
+    child.kill(KillCause::Shutdown);
+    let exit = child.wait().await;
+    let stderr_tail = child.stderr_tail();
+    let last = stderr_tail.trim_end().lines().last().unwrap_or_default().to_owned();
+    let message = match last.as_str() {
+        "" => format!("a worker process {what}"),
+        last => format!("a worker process {what}: {last}"),
+    };
+    let loss = loss(child, &exit).loss;
+    Error::new(Code::WorkerStartFailed, message).hint("its stderr is below; `pool.start_timeout` bounds the start").worker(loss)
+}
+
+/// 128 random bits.
+fn token() -> Result<String> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|error| Error::new(Code::SystemRefused, format!("no random numbers: {error}")))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+impl WorkerFactory for ProcessFactory {
+    fn launch(&self) -> BoxFuture<'_, Result<Box<dyn Worker>>> {
+        Box::pin(self.launch_worker())
+    }
+
+    fn shutdown(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.launcher.shutdown())
+    }
+}
+
+/// A worker process with its data stream.
+struct ProcessWorker {
+    id: String,
+    out: mpsc::UnboundedSender<proto::SidecarData>,
+    inbound: Streaming<proto::WorkerData>,
+    assembler: Assembler,
+    /// What the first message of the frame in the assembler said beside it.
+    open: Option<(u64, Cost, Vec<proto::MetricDelta>)>,
+    control: Arc<ProcessControl>,
+    /// Set once the process is found or made to end.
+    ending: Option<BoxFuture<'static, Lost>>,
+}
+
+impl Worker for ProcessWorker {
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn send(&mut self, message: ToWorker) {
+        // A closed channel means that the worker is gone, which the next `poll_recv` reports.
+        let send = |seq, plan_id, message| drop(self.out.send(proto::SidecarData { seq, plan_id, message: Some(message) }));
+        match message {
+            ToWorker::Prepare { plan_id, prepare } => send(0, plan_id, sidecar_data::Message::Prepare((*prepare).clone())),
+            ToWorker::Release { plan_id } => send(0, plan_id, sidecar_data::Message::Release(proto::Release {})),
+            ToWorker::Describe { function } => {
+                send(0, 0, sidecar_data::Message::Describe(proto::DescribeFunction { function: Some(function) }));
+            }
+            ToWorker::Batch { plan_id, seq, frame } => {
+                frame.into_messages().for_each(|message| send(seq, plan_id, sidecar_data::Message::Batch(message)));
+            }
+        }
+    }
+
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<FromWorker, Lost>> {
+        loop {
+            if let Some(ending) = &mut self.ending {
+                return ending.as_mut().poll(cx).map(Err);
+            }
+            match Pin::new(&mut self.inbound).poll_next(cx) {
+                Poll::Ready(Some(Ok(message))) => match self.take(message) {
+                    Ok(Some(message)) => return Poll::Ready(Ok(message)),
+                    Ok(None) => {}
+                    Err(why) => {
+                        tracing::warn!(worker = self.id, "the worker broke the protocol: {why}");
+                        self.control.kill(KillCause::Protocol);
+                        self.ending = Some(self.control.gone());
+                    }
+                },
+                Poll::Ready(_) => self.ending = Some(Box::pin(disconnected(self.control.child.clone()))),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    fn control(&self) -> Arc<dyn Control> {
+        self.control.clone()
+    }
+}
+
+impl ProcessWorker {
+    /// Puts messages together; gives an answer when it is complete.
+    fn take(&mut self, message: proto::WorkerData) -> Result<Option<FromWorker>, String> {
+        let proto::WorkerData { seq, plan_id: _, convert_ns, user_ns, metrics, message } = message;
+        let cost = Cost { convert_ns, user_ns };
+        if self.open.is_some() && !matches!(message, Some(worker_data::Message::Result(_))) {
+            return Err("another message inside a frame".into());
+        }
+        match message {
+            Some(worker_data::Message::Result(frame)) => {
+                let (seq, cost, metrics) = self.open.take().unwrap_or((seq, cost, metrics));
+                match self.assembler.push(frame).map_err(|error| error.to_string())? {
+                    Some(frame) => Ok(Some(FromWorker::Answer { seq, result: Ok(frame), cost, metrics })),
+                    None => {
+                        self.open = Some((seq, cost, metrics));
+                        Ok(None)
+                    }
+                }
+            }
+            Some(worker_data::Message::Failed(error)) if seq == 0 => Ok(Some(FromWorker::Refused(error.into()))),
+            Some(worker_data::Message::Failed(error)) => {
+                let result: Result<Frame> = Err(error.into());
+                Ok(Some(FromWorker::Answer { seq, result, cost, metrics }))
+            }
+            Some(worker_data::Message::Prepared(prepared)) => Ok(Some(FromWorker::Prepared(prepared))),
+            Some(worker_data::Message::Described(described)) => Ok(Some(FromWorker::Described(Box::new(described)))),
+            Some(worker_data::Message::Sealed(_)) | None => Err("a message that this sidecar did not ask for".into()),
+        }
+    }
+}
+
+impl Drop for ProcessWorker {
+    fn drop(&mut self) {
+        self.control.child.kill(KillCause::Dropped);
+    }
+}
+
+/// The stream ended: either the process is about to be reaped, or it lives without a connection and is of no use.
+async fn disconnected(child: Arc<Child>) -> Lost {
+    if timeout(LAST_WORDS, child.wait()).await.is_err() {
+        child.kill(KillCause::Connection);
+    }
+    let exit = child.wait().await;
+    loss(&child, &exit)
+}
+
+fn loss(child: &Child, exit: &super::Exit) -> Lost {
+    let cause = match exit.cause {
+        ExitCause::Killed(cause) => cause.as_str(),
+        ExitCause::Exited => "exit",
+        ExitCause::Unknown => "connection",
+        _ => "signal",
+    };
+    let loss = WorkerLoss {
+        worker_id: child.id().to_owned(),
+        pid: child.pid(),
+        cause: cause.to_owned(),
+        exit_status: exit.status.unwrap_or_default(),
+        signal: exit.signal.unwrap_or_default(),
+        stderr_tail: child.stderr_tail(),
+        ..Default::default()
+    };
+    // A process that the kernel killed for lack of memory counts as the bundle's own fault; what nobody can explain does not.
+    let outside = matches!(exit.cause, ExitCause::OutsideSignal | ExitCause::Unknown | ExitCause::Killed(KillCause::Shutdown));
+    Lost { loss, outside }
+}
+
+/// A worker process seen from outside its lease.
+struct ProcessControl {
+    child: Arc<Child>,
+    out: mpsc::UnboundedSender<proto::SidecarControl>,
+    stacks: Arc<Questions>,
+    environment: proto::EnvironmentDescription,
+    _entry: Entry,
+}
+
+impl ProcessControl {
+    fn tell(&self, message: sidecar_control::Message) {
+        // A closed channel means that the worker is gone.
+        let _ = self.out.send(proto::SidecarControl { message: Some(message) });
+    }
+}
+
+impl Control for ProcessControl {
+    fn pid(&self) -> i32 {
+        self.child.pid()
+    }
+
+    fn kill(&self, cause: KillCause) {
+        self.child.kill(cause);
+    }
+
+    fn shutdown(&self) {
+        self.tell(sidecar_control::Message::Shutdown(proto::Shutdown {}));
+    }
+
+    fn gone(&self) -> BoxFuture<'static, Lost> {
+        let child = self.child.clone();
+        Box::pin(async move {
+            let exit = child.wait().await;
+            loss(&child, &exit)
+        })
+    }
+
+    fn stacks(&self) -> BoxFuture<'_, Option<String>> {
+        let (request_id, answer) = self.stacks.ask();
+        self.tell(sidecar_control::Message::GetStacks(proto::GetStacks { request_id }));
+        Box::pin(async move { timeout(STACKS_TIMEOUT, answer).await.ok()?.ok() })
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.child.is_stopped()
+    }
+
+    fn private_bytes(&self) -> Option<u64> {
+        self.child.private_bytes()
+    }
+
+    fn environment(&self) -> &proto::EnvironmentDescription {
+        &self.environment
+    }
+}
