@@ -1,0 +1,48 @@
+//! The Python worker runtime of Pillion, as the CPython extension `pillion._native`.
+//!
+//! Two halves. *Conversion*: [`datatype`], [`column`] and [`batch`] are what Python sees of Arrow; the modules beside them convert. *Runtime*:
+//! `run` connects to the sidecar and executes batches (DESIGN D3). Nothing happens at import: no thread, no runtime, no connection, so that a
+//! fork server may import this module.
+//!
+//! `unsafe` lives in [`buffers`] and `process` only.
+
+mod batch;
+mod buffers;
+mod capsule;
+mod cast;
+mod classes;
+mod column;
+mod datatype;
+mod error;
+mod from_python;
+mod numpy;
+mod parse;
+mod schema;
+mod text;
+mod to_python;
+mod view;
+
+/// The module `pillion._native`.
+#[pyo3::pymodule]
+mod _native {
+    use pyo3::prelude::*;
+
+    #[pymodule_export]
+    use crate::batch::Batch;
+    #[pymodule_export]
+    use crate::column::Column;
+    #[pymodule_export]
+    use crate::datatype::Type;
+    #[pymodule_export]
+    use crate::error::ConversionError;
+    #[pymodule_export]
+    use crate::schema::{schema_from_ipc, schema_to_ipc};
+    #[pymodule_export]
+    use crate::view::View;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        // The default of the attribute that each failure of a row sets.
+        module.py().get_type::<ConversionError>().setattr("row", module.py().None())
+    }
+}
