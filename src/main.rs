@@ -1,1 +1,59 @@
-fn main(){}
+//! The `pillion` program: read the command line, run the command, say how it ended.
+
+mod cli;
+mod telemetry;
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+
+use crate::cli::failure::Failure;
+use crate::cli::{Cli, Command};
+
+/// How long threads that still read or write files may take when everything else is over.
+const LEAVE: Duration = Duration::from_millis(100);
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let report = failure.report();
+            if !report.is_empty() {
+                // With standard error closed there is nobody to tell.
+                let _ = writeln!(std::io::stderr(), "error: {report}");
+            }
+            ExitCode::from(failure.status())
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    let Cli { command, log } = cli;
+    if let Command::Completions(args) = command {
+        return cli::completions::print(&args);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::data(format!("the system refuses the threads of the runtime: {error}")))?;
+    let ended = runtime.block_on(async {
+        match command {
+            Command::Serve(args) => cli::serve::serve(args, &log).await,
+            Command::Run(args) => {
+                telemetry::for_command(&log)?;
+                cli::run::run(args).await
+            }
+            Command::Check(args) => {
+                telemetry::for_command(&log)?;
+                cli::check::check(args).await
+            }
+            Command::Completions(_) => Ok(()),
+        }
+    });
+    // A thread that waits in a read of standard input cannot be interrupted, and must not keep the process.
+    runtime.shutdown_timeout(LEAVE);
+    ended
+}
