@@ -1,0 +1,110 @@
+"""What the worker's native loop calls. One instance per worker, on its one Python thread."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from pillion import errors
+from pillion._native import Type, schema_to_ipc
+from pillion.declare import UserDefinedFunction
+from pillion.errors import PillionError
+from pillion.loading import LoadedFunction, Loader
+from pillion.plan import PreparedPlan
+from pillion.signature import Signature, signature_of
+from pillion.types import to_type
+
+ALLOW_PICKLED_FUNCTIONS = "PILLION_ALLOW_PICKLED_FUNCTIONS"
+"""Set to `1` by a sidecar whose configuration allows functions sent by value."""
+
+# The packages that conversions use.
+_PACKAGES = ("numpy", "pandas", "pyarrow", "polars")
+
+
+class Runtime:
+    """Loads, describes, prepares; every method may raise, and :meth:`error_record` then says what."""
+
+    def __init__(self, *, allow_pickled_functions: bool | None = None) -> None:
+        if allow_pickled_functions is None:
+            allow_pickled_functions = os.environ.get(ALLOW_PICKLED_FUNCTIONS) == "1"
+        self._loader = Loader(allow_pickled_functions=allow_pickled_functions)
+
+    def environment(self) -> dict[str, Any]:
+        """The interpreter, and the versions of the packages that conversions use."""
+        packages = {}
+        for name in _PACKAGES:
+            try:
+                packages[name] = importlib.metadata.version(name)
+            except importlib.metadata.PackageNotFoundError:
+                continue
+        return {"python_version": platform.python_version(), "executable": sys.executable or "", "packages": packages}
+
+    def describe(self, function: Mapping[str, Any]) -> dict[str, Any]:
+        """Load a function and say what it is; it is not opened."""
+        loaded = self._loader.load(function)
+        signature = self._signature(loaded, function)
+        return describe(loaded.label, loaded.udf, signature)
+
+    def prepare(self, plan: Mapping[str, Any]) -> PreparedPlan:
+        """Load, check and open the functions of a plan."""
+        calls = []
+        for call in plan["calls"]:
+            loaded = self._loader.load(call["function"])
+            calls.append((loaded, self._signature(loaded, call["function"]), call["arguments"]))
+        prepared = PreparedPlan(
+            calls,
+            plan["outputs"],
+            plan["input"],
+            null_on_error=plan.get("on_error") == 2,
+            name=plan.get("session_name") or plan.get("session_id") or "",
+            descriptions=[describe(loaded.label, loaded.udf, signature) for loaded, signature, _ in calls],
+        )
+        for loaded, _, _ in calls:
+            loaded.open()
+        return prepared
+
+    def error_record(self, exc: BaseException) -> dict[str, Any]:
+        """`exc` as plain data."""
+        return errors.error_record(exc)
+
+    def close(self) -> None:
+        """Close all open functions."""
+        self._loader.close()
+
+    def _signature(self, loaded: LoadedFunction, function: Mapping[str, Any]) -> Signature:
+        override = function.get("result_type")
+        try:
+            return signature_of(loaded.udf, to_type(override) if override else None)
+        except PillionError as exc:
+            exc.function = exc.function or loaded.label
+            raise
+
+
+def describe(label: str, udf: UserDefinedFunction, signature: Signature) -> dict[str, Any]:
+    """The description that travels to the host (`FunctionDescription` in `proto/pillion/v1/function.proto`)."""
+    result = signature.result
+    fields: list[tuple[str, Type]] = []
+    if result is not None:
+        fields = result.children if udf.kind == "map" else [(udf.name, result)]
+    return {
+        "name": label,
+        "kind": udf.kind,
+        "func_type": udf.func_type,
+        "parameters": [
+            {
+                "name": one.name,
+                "type": "" if one.type is None else str(one.type),
+                "optional": one.optional,
+                "variadic": one.variadic,
+            }
+            for one in signature.parameters
+        ],
+        "result_schema": schema_to_ipc(fields) if fields else b"",
+        "result_type": "" if result is None else str(result),
+        "deterministic": udf.deterministic,
+        "doc": udf.__doc__ or "",
+    }

@@ -1,0 +1,231 @@
+"""Columns to pandas and back, without pyarrow and without the slow `to_pandas`.
+
+What a function sees, whatever packages are installed beside pandas:
+
+| column | without nulls | with nulls |
+| --- | --- | --- |
+| integers, booleans | `int64`, `bool`, ... | masked: `Int64`, `boolean`, ...: integers stay exact |
+| floats | `float64`, ... | the same, NaN for null |
+| timestamps | `datetime64[unit]` (`[ns]` before pandas 2), with the zone if any | the same, NaT for null |
+| durations | `timedelta64[unit]` (`[ns]` before pandas 2) | the same, NaT for null |
+| everything else | `object` with Python values | the same, None for null |
+
+Columns of fixed width are not copied for a Series: their memory is shared and read-only. A DataFrame's columns are
+copies, since changing frames in place is what everybody does. In results NaN, NaT and `pandas.NA` mean null, and an
+index is ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pillion._native import Batch, Column, Type
+from pillion.convert_rows import from_values
+from pillion.results import arrow_data, check_length, converted, positions, unsupported, wrong_type
+
+_UNITS = int(pd.__version__.partition(".")[0]) >= 2
+"""Whether pandas keeps the unit of timestamps; before version 2 there were nanoseconds only."""
+
+
+@lru_cache(maxsize=8)
+def index_of(num_rows: int) -> Any:
+    """The index that all columns of a batch share."""
+    return pd.RangeIndex(num_rows)
+
+
+def to_series(function: str, column: Column, index: Any) -> Any:
+    """`column` as a `pandas.Series` over the same memory where it is of fixed width. Raises `unsupported_type`."""
+    try:
+        array = _READERS.get(column.type.kind, _objects)(column)
+        dtype = object if getattr(array, "dtype", None) == np.dtype(object) else None  # pandas 3 would look for strings
+        return pd.Series(array, index=index, dtype=dtype, name=column.name or None, copy=False)
+    except (TypeError, ValueError, OverflowError) as exc:
+        raise unsupported(function, column, exc) from exc
+
+
+def to_frame(function: str, batch: Batch) -> Any:
+    """`batch` as a `pandas.DataFrame` of its own memory. Raises `unsupported_type`."""
+    index, names = index_of(batch.num_rows), batch.names
+    columns: dict[Any, Any] = {}
+    for position, column in enumerate(batch.columns):
+        series = to_series(function, column, index)
+        columns[position] = series.copy() if column.type.kind in _READERS else series
+    if len(set(names)) == len(names):
+        return pd.DataFrame(dict(zip(names, columns.values())), index=index, copy=False)
+    frame = pd.DataFrame(columns, index=index, copy=False)
+    frame.columns = names
+    return frame
+
+
+def from_result(function: str, result: Any, wanted: Type, num_rows: int) -> Column:
+    """The column that a pandas function returned. Raises `result_type`, `result_length` and `result_null`."""
+    if isinstance(result, pd.DataFrame) and wanted.kind == "struct":
+        check_length(function, len(result), num_rows)
+        return converted(
+            function, lambda: Column.from_arrow(from_frame(function, result, wanted.children), wanted, "result"), wanted
+        )
+    if isinstance(result, (list, tuple)):
+        check_length(function, len(result), num_rows)
+        return from_values(function, list(result), wanted)
+    if not isinstance(result, (pd.Series, pd.Index, np.ndarray, pd.api.extensions.ExtensionArray)):
+        hint = "return one value per row; to repeat a scalar use `pandas.Series(value, index=column.index)`"
+        raise wrong_type(function, f"`{function}` returned a `{type(result).__name__}`, not a `pandas.Series`", hint)
+    if isinstance(result, np.ndarray) and result.ndim != 1:
+        raise wrong_type(function, f"`{function}` returned an array of {result.ndim} dimensions, not a `pandas.Series`")
+    check_length(function, len(result), num_rows)
+    return _column(function, result, wanted, "result")
+
+
+def from_frame(function: str, result: Any, fields: list[tuple[str, Type]]) -> Batch:
+    """The batch that a pandas map function returned. Raises as :func:`from_result`, and `result_columns`."""
+    if not isinstance(result, pd.DataFrame):
+        hint = "return a `pandas.DataFrame`"
+        raise wrong_type(function, f"`{function}` returned a `{type(result).__name__}`, not a `pandas.DataFrame`", hint)
+    names = [name for name, _ in fields]
+    given = list(result.columns)
+    unnamed = given == list(range(len(names)))  # made from arrays: taken by position
+    order = range(len(names)) if unnamed else positions(function, names, given)
+    columns = [
+        _column(function, result[given[position]], wanted, f"column `{name}`")
+        for position, (name, wanted) in zip(order, fields)
+    ]
+    return Batch.from_columns(columns, names, len(result))
+
+
+# Columns to arrays.
+
+
+def _integers(column: Column) -> Any:
+    if not column.null_count:
+        return np.asarray(column)
+    return pd.arrays.IntegerArray(np.asarray(column.values_interface()), np.asarray(column.null_mask()))
+
+
+def _booleans(column: Column) -> Any:
+    values = np.asarray(column.values_interface())
+    if not column.null_count:
+        return values
+    return pd.arrays.BooleanArray(values, np.asarray(column.null_mask()))
+
+
+def _floats(column: Column) -> Any:
+    return _with_missing(column, np.nan)
+
+
+def _timestamps(column: Column) -> Any:
+    values = _with_missing(column, np.datetime64("NaT"))
+    timezone = column.type.timezone
+    if timezone is None:
+        return values
+    if _UNITS:
+        return pd.array(values.view(np.int64), dtype=_zoned(column.type.unit or "ns", timezone))
+    return pd.DatetimeIndex(values).tz_localize("UTC").tz_convert(timezone).array
+
+
+def _durations(column: Column) -> Any:
+    return _with_missing(column, np.timedelta64("NaT"))
+
+
+def _objects(column: Column) -> Any:
+    values = column.to_pylist()
+    array: Any = np.empty(len(values), dtype=object)
+    if column.type.kind in _NESTED:
+        for position, value in enumerate(values):  # a slice assignment would take lists for dimensions
+            array[position] = value
+    else:
+        array[:] = values
+    return array
+
+
+def _with_missing(column: Column, missing: Any) -> Any:
+    if not column.null_count:
+        return np.asarray(column)
+    values = np.array(column.values_interface())
+    values[np.asarray(column.null_mask())] = missing
+    return values
+
+
+@lru_cache(maxsize=32)
+def _zoned(unit: str, timezone: str) -> Any:
+    return pd.DatetimeTZDtype(unit, timezone)
+
+
+_NESTED = {"list", "large_list", "fixed_size_list", "list_view", "large_list_view", "map", "struct", "dictionary"}
+_READERS: dict[str, Callable[[Column], Any]] = {
+    **dict.fromkeys(("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"), _integers),
+    **dict.fromkeys(("float16", "float32", "float64"), _floats),
+    "bool": _booleans,
+    "timestamp": _timestamps,
+    "duration": _durations,
+}
+
+
+# Arrays to columns.
+
+
+def _column(function: str, values: Any, wanted: Type, where: str) -> Column:
+    """A column of the values of a Series, an index or an array."""
+    dtype = values.dtype
+    if isinstance(dtype, np.dtype):
+        array = values if isinstance(values, np.ndarray) else values.to_numpy()
+        if dtype.kind in "biufmM":
+            return converted(function, lambda: _from_numpy(array, None, wanted, where), wanted, where)
+        return _from_objects(function, array.astype(object), wanted, where)
+    array = values if isinstance(values, pd.api.extensions.ExtensionArray) else values.array
+    if isinstance(dtype, _MASKED):
+        mask = np.asarray(array.isna())
+        plain = array.to_numpy(dtype=dtype.numpy_dtype, na_value=dtype.numpy_dtype.type(0))
+        return converted(function, lambda: _from_numpy(plain, mask, wanted, where), wanted, where)
+    if isinstance(dtype, pd.DatetimeTZDtype):
+        if wanted.kind == "timestamp" and wanted.timezone is None:
+            hint = f"declare `timestamp_ltz`, or remove the zone with `.dt.tz_localize(None)`; the result has `{dtype}`"
+            raise wrong_type(
+                function, f"the {where} of `{function}` has a time zone, but its type `{wanted}` has none", hint
+            )
+        instants = array.tz_convert("UTC").tz_localize(None).to_numpy()
+        return converted(function, lambda: _from_numpy(instants, None, wanted, where), wanted, where)
+    if isinstance(dtype, pd.SparseDtype):
+        return _column(function, np.asarray(array), wanted, where)
+    if _is_arrow(dtype):
+        chunks = array.__arrow_array__()
+        return converted(function, lambda: Column.from_arrow(arrow_data(chunks), wanted, where), wanted, where)
+    return _from_objects(function, np.asarray(array.astype(object)), wanted, where)
+
+
+def _from_numpy(values: Any, mask: Any, wanted: Type, where: str) -> Column:
+    if not values.dtype.isnative:
+        values = values.astype(values.dtype.newbyteorder("="))
+    return Column.from_numpy(values, wanted, mask, where, True)
+
+
+def _from_objects(function: str, values: Any, wanted: Type, where: str) -> Column:
+    plain = values.tolist()
+    missing = pd.isna(values)
+    if missing.any():
+        plain = [None if null else value for value, null in zip(plain, missing.tolist())]
+    return from_values(function, plain, wanted, where)
+
+
+_MASKED = (
+    pd.Int8Dtype,
+    pd.Int16Dtype,
+    pd.Int32Dtype,
+    pd.Int64Dtype,
+    pd.UInt8Dtype,
+    pd.UInt16Dtype,
+    pd.UInt32Dtype,
+    pd.UInt64Dtype,
+    pd.Float32Dtype,
+    pd.Float64Dtype,
+    pd.BooleanDtype,
+)
+
+
+def _is_arrow(dtype: Any) -> bool:
+    arrow = getattr(pd, "ArrowDtype", None)
+    return (arrow is not None and isinstance(dtype, arrow)) or getattr(dtype, "storage", None) == "pyarrow"
