@@ -39,6 +39,8 @@ pub use function::{FunctionRef, Plan, PlanCall, Source};
 pub use open::{Described, FunctionDescription, OnError, SessionBuilder, SessionOptions};
 pub use session::{Limits, Output, Session, SessionInput, SessionOutput};
 
+pub use pillion_wire::proto::{Parameter, Timing};
+
 use crate::{config::Config, engine::Engine, environment::EnvironmentSpec, error::Result};
 use pillion_wire::proto;
 use remote::Remote;

@@ -103,7 +103,7 @@ impl Session {
         let decoder = Decoder::new(&opened.output_schema).map_err(|error| undecodable(&error))?;
         let shared = Arc::new(Shared { opened, gate: Gate::new(credit), link });
         let input = SessionInput { shared: shared.clone(), encoder, last_seq: 0, finished: false };
-        Ok(Session { input, output: SessionOutput { shared, decoder, done: false } })
+        Ok(Session { input, output: SessionOutput { shared, decoder, done: false, ended: None } })
     }
 
     /// The id, by which [`super::Pillion::cancel`] knows it.
@@ -238,6 +238,7 @@ pub struct SessionOutput {
     shared: Arc<Shared>,
     decoder: Decoder,
     done: bool,
+    ended: Option<proto::Ended>,
 }
 
 impl SessionOutput {
@@ -274,10 +275,19 @@ impl SessionOutput {
                     self.end();
                     return Poll::Ready(Some(Err(error)));
                 }
-                Some(Ok(Answer::Ended(_))) | None => self.end(),
+                Some(Ok(Answer::Ended(ended))) => {
+                    self.ended = Some(ended);
+                    self.end();
+                }
+                None => self.end(),
             }
         }
         Poll::Ready(None)
+    }
+
+    /// What the whole session did, retries included; known after the last result.
+    pub fn ended(&self) -> Option<&proto::Ended> {
+        self.ended.as_ref()
     }
 
     /// Gives up what is open.

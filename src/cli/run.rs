@@ -1,0 +1,219 @@
+//! `pillion run`: a function over a file.
+//!
+//! Three things overlap: a thread reads and cuts batches, the session runs them, another thread writes. Channels of a few batches between them,
+//! and the session's credits, keep memory flat however long the input is.
+
+pub mod bind;
+pub mod cut;
+mod flow;
+pub mod plan;
+mod summary;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::{Args, ValueEnum};
+use pillion::config::units::parse_duration;
+use pillion::host::OnError as OnRowError;
+use pillion::{EnvironmentSpec, FunctionRef, Pillion, SessionOptions};
+
+use self::cut::{Cutter, Rule};
+use self::flow::Flow;
+use self::plan::{Binding, Wish};
+use super::engine_args::{EngineArgs, function_ref};
+use super::failure::Failure;
+use super::io::{Input, ReadOptions, Target};
+use super::progress::Progress;
+use super::signals::Signals;
+
+/// Rows per batch unless told otherwise: enough that the cost of a call does not matter, little enough that progress shows.
+const BATCH_ROWS: usize = 10_000;
+/// Rows read at a time when batches are cut by something else than their number of rows.
+const READ_ROWS: usize = 65_536;
+/// Rows from which the types of CSV and JSON columns are inferred.
+pub const INFER_ROWS: usize = 100_000;
+
+/// Run a function over a file and write the result.
+///
+/// A scalar function gets the columns named like its parameters, and its result becomes a column. With `--where`, a boolean function keeps the
+/// rows for which it is true. A map function gets all columns, and its rows replace the input's.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The function: `path/file.py:name` or `module:name`
+    #[arg(value_name = "FUNCTION")]
+    function: String,
+
+    /// Input: .csv, .parquet, .arrow, .feather, .arrows, .jsonl, .ndjson, or `-` for an Arrow IPC stream on standard input
+    #[arg(long, short, value_name = "FILE")]
+    input: PathBuf,
+
+    /// Output, in the same formats; a file appears only when it is whole, and may be the input file
+    #[arg(long, short, value_name = "FILE")]
+    output: PathBuf,
+
+    /// Columns for the function's parameters, in order [default: the columns with the parameters' names]
+    #[arg(long, value_name = "COLUMN,...", value_delimiter = ',', help_heading = "Function")]
+    args: Option<Vec<String>>,
+
+    /// Column for the result; replaced if it exists, else added [default: the function's name]
+    #[arg(long, value_name = "COLUMN", help_heading = "Function", conflicts_with = "filter")]
+    into: Option<String>,
+
+    /// Keep the rows for which the function is true
+    #[arg(long = "where", id = "filter", help_heading = "Function")]
+    filter: bool,
+
+    /// When the function raises on a row: stop (`fail`), or give null for it (`null`)
+    #[arg(long, value_enum, default_value_t = OnError::Fail, help_heading = "Function")]
+    on_error: OnError,
+
+    /// Longest time the function may take for one batch, such as `30s` [default: that of the configuration, 5m]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "Function")]
+    deadline: Option<Duration>,
+
+    /// Most workers used at once [default: the number of cores]
+    #[arg(long, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..), help_heading = "Work")]
+    workers: Option<usize>,
+
+    /// Rows per batch, or `all` for one batch of everything [default: 10000]
+    #[arg(long, value_name = "N|all", value_parser = parse_batch_rows, help_heading = "Work")]
+    batch_rows: Option<BatchRows>,
+
+    /// End batches only where the value of this column changes, so that functions see whole groups
+    #[arg(long, value_name = "COLUMN", help_heading = "Work")]
+    batch_by: Option<String>,
+
+    /// Rows from which the types of CSV and JSON columns are inferred
+    #[arg(long, value_name = "N", default_value_t = INFER_ROWS, help_heading = "Work")]
+    infer_rows: usize,
+
+    #[command(flatten)]
+    engine: EngineArgs,
+
+    /// Show no progress and no summary, only errors
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum OnError {
+    Fail,
+    Null,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BatchRows {
+    Rows(usize),
+    All,
+}
+
+fn parse_batch_rows(text: &str) -> Result<BatchRows, String> {
+    match text.parse::<usize>() {
+        _ if text == "all" => Ok(BatchRows::All),
+        Ok(rows) if rows > 0 => Ok(BatchRows::Rows(rows)),
+        _ => Err("write a number from 1, or `all`".to_owned()),
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Everything that can go wrong; then no output file is left.
+pub async fn run(args: RunArgs) -> Result<(), Failure> {
+    let started = Instant::now();
+    let mut signals = Signals::catch()?;
+    let function = function_ref(&args.function)?;
+    let environment = args.engine.environment()?;
+    // What a person may have mistyped is looked at before anything that takes long.
+    let input = Input::open(&args.input, args.read_options())?;
+    let target = Target::reserve(&args.output)?;
+    let cutter = Cutter::new(args.rule(&input)?, input.schema.clone());
+    let pillion = args.engine.pillion(args.workers).await?;
+    let mut progress = Progress::new(args.quiet);
+    let job = Job { args: &args, function, environment, started };
+    let outcome = tokio::select! {
+        caught = signals.caught() => Err(caught),
+        outcome = job.work(&pillion, input, cutter, target, &mut progress) => outcome,
+    };
+    drop(progress);
+    // A second signal is not kept waiting by functions that close slowly.
+    tokio::select! {
+        _ = signals.caught() => {}
+        () = pillion.shutdown() => {}
+    }
+    outcome
+}
+
+impl RunArgs {
+    fn read_options(&self) -> ReadOptions {
+        let batch_rows = match (self.batch_rows, &self.batch_by) {
+            (Some(BatchRows::Rows(rows)), None) => rows,
+            (None, None) => BATCH_ROWS,
+            _ => READ_ROWS,
+        };
+        ReadOptions { batch_rows, infer_rows: self.infer_rows }
+    }
+
+    /// Where batches end.
+    fn rule(&self, input: &Input) -> Result<Rule, Failure> {
+        Ok(match (self.batch_rows, &self.batch_by) {
+            (Some(BatchRows::All), _) => Rule::All,
+            (Some(BatchRows::Rows(rows)), None) => Rule::Rows { rows, join: true },
+            // Whoever writes a stream batch by batch may want its results batch by batch.
+            (None, None) => Rule::Rows { rows: BATCH_ROWS, join: !input.has_batches },
+            (Some(BatchRows::Rows(rows)), Some(name)) => Rule::Groups { column: bind::column(&input.schema, name)?, rows },
+            (None, Some(name)) => Rule::Groups { column: bind::column(&input.schema, name)?, rows: 1 },
+        })
+    }
+
+    fn session_options(&self) -> SessionOptions {
+        let on_error = match self.on_error {
+            OnError::Fail => OnRowError::Fail,
+            OnError::Null => OnRowError::Null,
+        };
+        SessionOptions { bundle_deadline: self.deadline, max_workers: self.workers, on_error, ..SessionOptions::default() }
+    }
+}
+
+/// What is known before the engine is asked.
+struct Job<'a> {
+    args: &'a RunArgs,
+    function: FunctionRef,
+    environment: EnvironmentSpec,
+    started: Instant,
+}
+
+impl Job<'_> {
+    async fn work(self, pillion: &Pillion, input: Input, cutter: Cutter, target: Target, progress: &mut Progress) -> Result<(), Failure> {
+        let args = self.args;
+        let loading = args.engine.loading_text(&self.function);
+        let described = progress.during(&loading, pillion.describe(&self.function, &self.environment)).await?;
+        let wish = Wish { args: args.args.as_deref(), into: args.into.as_deref(), filter: args.filter };
+        let binding = Binding::new(self.function.clone(), &described.function, &input.schema, wish)?;
+        let opening = pillion
+            .session(binding.plan())
+            .environment(self.environment)
+            .input(binding.sent_schema())
+            .options(args.session_options())
+            .name(format!("run {}", self.function.name()))
+            .open();
+        let session = progress.during(&loading, opening).await?;
+        let assembly = binding.assembly(&session.output_schema())?;
+        let (output, commit) = target.start(assembly.schema())?;
+        let start = self.started.elapsed();
+
+        progress.start(input.size.clone());
+        // Batches whose size nobody asked for may be cut smaller to fit.
+        let may_split = args.batch_rows.is_none() && args.batch_by.is_none();
+        let flow = Flow { input, cutter, session, binding, assembly, output, may_split };
+        let totals = flow.run(progress).await?;
+        if totals.reader_gone {
+            return Ok(());
+        }
+        commit.commit()?;
+        if !args.quiet {
+            super::progress::say(&summary::text(&totals, start, self.started.elapsed()));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,65 @@
+//! What is said at the end of a run.
+
+use std::time::Duration;
+
+use super::flow::Totals;
+use crate::cli::progress::{count, rate, short};
+
+/// Rows, rows per second, and where the time went. `start` is the time before the first batch, `all` that of the whole command.
+pub fn text(totals: &Totals, start: Duration, all: Duration) -> String {
+    let mut text = format!(
+        "{} rows in, {} rows out, {} in {} ({} rows/s)",
+        count(totals.rows_in),
+        count(totals.rows_out),
+        counted(totals.batches, "batch", "batches"),
+        short(totals.elapsed),
+        count(rate(totals.rows_in, totals.elapsed)),
+    );
+    if !totals.filled.is_empty() {
+        let filled: Vec<String> = totals.filled.iter().map(|(name, gaps)| format!("{name} {}", count(*gaps))).collect();
+        text += &format!("\ngaps filled: {}", filled.join(", "));
+    }
+    if totals.retries > 0 {
+        text += &format!("\n{}: workers died or hung, and their batches ran again", counted(totals.retries, "retry", "retries"));
+    }
+    let stages = [
+        ("read", totals.read),
+        ("queue", totals.queue),
+        ("wire", totals.wire),
+        ("convert", totals.convert),
+        ("user", totals.user),
+        ("write", totals.write),
+    ];
+    let stages: Vec<String> = stages.iter().map(|(name, time)| format!("{name} {}", short(*time))).collect();
+    // The stages overlap, and several workers add up, so they are no parts of the whole.
+    text + &format!("\ntime: start {}, {}; in all {}", short(start), stages.join(", "), short(all))
+}
+
+fn counted(number: u64, one: &str, many: &str) -> String {
+    format!("{} {}", count(number), if number == 1 { one } else { many })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_has_rows_gaps_retries_and_times() {
+        let totals = Totals {
+            rows_in: 26_115,
+            rows_out: 26_115,
+            batches: 3,
+            retries: 1,
+            filled: vec![("pressure".into(), 2729)],
+            elapsed: Duration::from_millis(500),
+            user: Duration::from_millis(120),
+            ..Totals::default()
+        };
+        let shown = text(&totals, Duration::from_secs(1), Duration::from_millis(1500));
+        let lines: Vec<&str> = shown.lines().collect();
+        assert_eq!(lines[0], "26,115 rows in, 26,115 rows out, 3 batches in 500 ms (52,230 rows/s)");
+        assert_eq!(lines[1], "gaps filled: pressure 2,729");
+        assert!(lines[2].starts_with("1 retry: "));
+        assert!(lines[3].contains("start 1.0 s") && lines[3].contains("user 120 ms") && lines[3].ends_with("in all 1.5 s"), "{}", lines[3]);
+    }
+}
