@@ -1,0 +1,8 @@
+"""Fails at import."""
+
+
+def helper():
+    raise LookupError("no such thing")
+
+
+helper()

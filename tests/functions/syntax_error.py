@@ -1,0 +1,5 @@
+import pillion
+
+
+def broken(:
+    pass
