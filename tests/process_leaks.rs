@@ -25,9 +25,9 @@ fn children() -> Vec<String> {
     of_thread.flat_map(|pids| pids.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect()
 }
 
-/// Launches 50 workers, most of which leave, some are killed; every few, the fork server is killed too.
-async fn launch_many(launcher: &Launcher, fixture: &Fixture) {
-    for n in 0..50 {
+/// Launches workers, half of which leave and half are killed; every few, the fork server is killed too.
+async fn launch_many(launcher: &Launcher, fixture: &Fixture, count: usize) {
+    for n in 0..count {
         let child = launcher.launch(&format!("w-{n}"), &fixture.endpoint(), ["leave:0", "wait"][n % 2]).await.unwrap();
         let (_voice, _) = fixture.accept().await;
         if n % 7 == 0
@@ -64,9 +64,9 @@ async fn nothing_is_left() {
     drop((child, voice));
     let before = descriptors();
 
-    for start in [Start::Fork, Start::Spawn] {
+    for (start, count) in [(Start::Fork, 50), (Start::Spawn, 10)] {
         let launcher = Launcher::new(spec(start));
-        launch_many(&launcher, &fixture).await;
+        launch_many(&launcher, &fixture, count).await;
         launcher.shutdown().await;
     }
 
@@ -75,6 +75,7 @@ async fn nothing_is_left() {
     while descriptors() > before && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert_eq!(descriptors(), before);
+    let after = descriptors();
+    assert!(after <= before, "{before} descriptors before, {after} after");
     assert_eq!(children(), Vec::<String>::new());
 }

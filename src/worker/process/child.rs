@@ -20,6 +20,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::logs::{Output, OutputLimits, OutputPipes, Tail};
 use super::memory;
+use super::strays::{self, OwnedProcess};
 use crate::worker::KillCause;
 
 /// How long a fork server may take to report that its worker has ended before it counts as hung.
@@ -172,7 +173,8 @@ impl Child {
         let stderr = output.tail().clone();
         let shared = Arc::new(Shared { id: id.to_owned(), pid, pidfd, cause: OnceLock::new(), stderr });
         let (publish, exited) = watch::channel(None);
-        tokio::spawn(own(Unreaped(Some(Arc::clone(&shared))), Arc::clone(&shared), parent, output, publish));
+        let unreaped = Unreaped(Some((Arc::clone(&shared), OwnedProcess::new(pid, id))));
+        tokio::spawn(own(unreaped, Arc::clone(&shared), parent, output, publish));
         Ok(Child { shared, exited })
     }
 
@@ -293,11 +295,11 @@ impl Shared {
 }
 
 /// Owns the process until it is reaped. Dropped before that, with the runtime, it kills the process all the same.
-struct Unreaped(Option<Arc<Shared>>);
+struct Unreaped(Option<(Arc<Shared>, OwnedProcess)>);
 
 impl Drop for Unreaped {
     fn drop(&mut self) {
-        if let Some(shared) = self.0.take()
+        if let Some((shared, _owned)) = self.0.take()
             && let Ok(pidfd) = shared.pidfd.as_fd().try_clone_to_owned()
         {
             kill_and_forget(pidfd);
@@ -323,14 +325,15 @@ async fn own(mut unreaped: Unreaped, shared: Arc<Shared>, parent: Parent, output
         Some(ended) => ended,
         None => shared.reap().await,
     };
-    unreaped.0 = None;
     reap_group(shared.pid).await;
+    unreaped.0 = None;
     output.finish().await;
     publish.send_replace(Some(shared.explain(ended)));
+    strays::sweep().await;
 }
 
 /// Reaps the processes of group `group` that have become the engine's children. All of them are killed already.
-async fn reap_group(group: Pid) {
+pub(super) async fn reap_group(group: Pid) {
     loop {
         match waitid(WaitId::Pgid(Some(group)), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
             Ok(Some(_)) => {}

@@ -127,6 +127,36 @@ async fn strays_are_reaped_when_the_fork_server_is_gone() {
 }
 
 #[tokio::test]
+async fn what_a_worker_leaves_in_another_session_is_killed_and_reaped() {
+    for start in BOTH {
+        let fixture = Fixture::new();
+        let launcher = launcher(&fixture, start);
+        let child = launcher.launch("left-1", &fixture.endpoint(), "daemon:leave").await.unwrap();
+        let (mut voice, _) = fixture.accept().await;
+        let stray = voice.next().await["child"].as_i64().unwrap();
+        // A daemon of a worker that lives may be in use.
+        let other = launcher.launch("left-2", &fixture.endpoint(), "daemon:wait").await.unwrap();
+        let (mut voice, _) = fixture.accept().await;
+        let in_use = voice.next().await["child"].as_i64().unwrap();
+
+        assert_eq!(child.wait().await.status, Some(0));
+        assert!(exists(stray), "it is not in the worker's group");
+        gone(stray).await;
+        assert!(exists(in_use));
+        other.kill(KillCause::Retired);
+        gone(in_use).await;
+    }
+}
+
+async fn gone(pid: i64) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while exists(pid) {
+        assert!(tokio::time::Instant::now() < deadline, "{pid} is left");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
 async fn an_exception_in_the_entry_is_status_one_with_its_traceback_on_stderr() {
     for start in BOTH {
         let fixture = Fixture::new();

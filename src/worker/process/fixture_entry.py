@@ -70,6 +70,14 @@ def grandchildren(say, argument):
         signal.pause()
 
 
+def daemon(say, argument):
+    """Leaves a program that is no longer its child, in a session of its own."""
+    starter = "import subprocess; print(subprocess.Popen(['sleep', '1000'], start_new_session=True).pid, flush=True)"
+    with subprocess.Popen([sys.executable, "-c", starter], stdout=subprocess.PIPE) as process:
+        say(child=int(process.stdout.readline()))
+    return COMMANDS[argument](say, "0")
+
+
 def crash(say, argument):
     os.kill(os.getpid(), signal.SIGSEGV)
 
@@ -87,7 +95,7 @@ def stubborn(say, argument):
 
 
 COMMANDS = {
-    function.__name__: function for function in (leave, wait, describe, emit, grandchildren, crash, raise_error, stubborn)
+    function.__name__: function for function in (leave, wait, describe, emit, grandchildren, daemon, crash, raise_error, stubborn)
 }
 
 

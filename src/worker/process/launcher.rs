@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::child::{Child, Exit, ExitCause, start_counting_oom_kills};
 use super::fork_server::{Configuration, ForkError, ForkServer, StartError, WorkerSettings};
 use super::logs::OutputLimits;
+use super::strays;
 use crate::environment::Start;
 use crate::error::{Code, Error, WorkerLoss};
 
@@ -264,6 +265,7 @@ impl Launcher {
             let mut command = self.python()?;
             let module = self.spec.entry.split(':').next().unwrap_or_default();
             command.args(["-m", module, "--id", settings.id, "--environment", settings.environment]);
+            command.env(strays::WORKER_VARIABLE, settings.id);
             let (cwd, paths) = (working_directory(), text_of(&self.spec.paths));
             let settings = SpawnSettings { worker: settings, cwd: &cwd, paths: &paths };
             command.stdin(Stdio::from(memory_file(&serde_json::to_vec(&settings)?)?));
@@ -294,7 +296,7 @@ impl Launcher {
                 command.env(variable, "1");
             }
         }
-        command.envs(&self.spec.variables).current_dir(&self.spec.package_dir);
+        command.envs(&self.spec.variables).env(strays::VARIABLE, strays::mark()).current_dir(&self.spec.package_dir);
         Ok(command)
     }
 }
@@ -316,8 +318,11 @@ impl Failure {
                 exit: None,
             },
             StartError::Died { exit, stderr } => Self {
-                message: format!("the environment's fork server {exit} while it started"),
-                hint: "a module named in `preload` may have crashed it",
+                message: match stderr.lines().last() {
+                    Some(last) => format!("the environment's fork server {exit} while it started: {last}"),
+                    None => format!("the environment's fork server {exit} while it started"),
+                },
+                hint: "a module named in `preload` may have crashed it, or the interpreter cannot run the worker's package",
                 printed: stderr,
                 exit: Some(exit),
             },

@@ -180,7 +180,8 @@ async fn a_preload_that_crashes_or_hangs_is_an_error() {
     let fixture = Fixture::new();
     fixture.module("crashing", "import os, sys\nprint('last words', file=sys.stderr, flush=True)\nos.abort()\n");
     fixture.module("hanging", "import signal\nwhile True:\n    signal.pause()\n");
-    for (preload, message) in [("crashing", "crashed with SIGABRT while it started"), ("hanging", "was not ready within 0.5 s")] {
+    for (preload, message) in [("crashing", "crashed with SIGABRT while it started: last words"), ("hanging", "was not ready within 0.5 s")]
+    {
         let mut spec = spec(&fixture, Start::Fork);
         spec.preload = vec![preload.into()];
         if preload == "hanging" {

@@ -34,6 +34,11 @@ pub fn cpu_times(pid: i32) -> Option<(Duration, Duration)> {
     Some((time(fields.get(11)?)?, time(fields.get(12)?)?))
 }
 
+/// When process `pid` was started, in clock ticks since the machine was: with the id, a name that is never used again.
+pub fn start_time(pid: i32) -> Option<u64> {
+    stat_fields(pid)?.get(19)?.parse().ok()
+}
+
 /// How many processes the kernel has killed for lack of memory, in this process's cgroup if that keeps count, else anywhere.
 pub fn oom_kills() -> Option<u64> {
     let count = |text: String| text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok());

@@ -15,6 +15,7 @@ pub mod link;
 mod logs;
 mod memory;
 mod socket;
+mod strays;
 
 pub use child::{Child, Exit, ExitCause, Rusage};
 pub use launcher::{LaunchLimits, LaunchSpec, Launcher};

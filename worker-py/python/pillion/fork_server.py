@@ -1,27 +1,28 @@
 """The fork server: imports the declared preloads once, then forks a worker whenever the engine asks for one.
 
-It is the engine's direct child and is started as ``python -m pillion.fork_server --environment ID PADDING``. Its standard
-input is a SOCK_SEQPACKET socket to the engine. A message is one JSON object of at most `MESSAGE_LIMIT` bytes; file
-descriptors travel beside it (SCM_RIGHTS).
+It is the engine's direct child and is started as ``python -m pillion.fork_server --environment ID PADDING``. Its
+standard input is a SOCK_SEQPACKET socket to the engine. A message is one JSON object of at most `MESSAGE_LIMIT` bytes;
+file descriptors travel beside it (SCM_RIGHTS).
 
 Engine to fork server:
 
 - ``{"op": "configure", "cwd", "paths", "preload", "entry"}``: once, first.
-- ``{"op": "fork", "request", "id", "endpoint", "token", "environment"}`` with two descriptors, the worker's stdout and stderr.
+- ``{"op": "fork", "request", "id", "endpoint", "token", "environment"}`` with two descriptors, the worker's stdout and
+  stderr.
 
 Fork server to engine:
 
-- ``{"event": "ready"}`` or ``{"event": "failed", "message", "traceback"}``: the answer to ``configure``. After ``failed``
-  the fork server exits.
+- ``{"event": "ready"}`` or ``{"event": "failed", "message", "traceback"}``: the answer to ``configure``. After
+  ``failed`` the fork server exits.
 - ``{"event": "forked", "request", "pid"}`` with the worker's pidfd, ``{"event": "refused", "request", "threads"}`` when
   forking would not be safe, or ``{"event": "fork_failed", "request", "message"}``: the answer to ``fork``.
-- ``{"event": "exited", "pid", "status", "user_seconds", "system_seconds", "max_resident_bytes"}``: a worker has ended, its
-  process group was killed, and it is reaped. ``status`` is the wait status.
+- ``{"event": "exited", "pid", "status", "user_seconds", "system_seconds", "max_resident_bytes"}``: a worker has ended,
+  its process group was killed, and it is reaped. ``status`` is the wait status.
 
 The fork server ends when the socket does. Its workers live on: they belong to the engine, which is a subreaper.
 
-Rules: no module of a user is imported here, only declared preloads and the worker's own package; no thread is started; a
-worker runs nothing before the engine has its pidfd, so that none can get lost.
+Rules: no module of a user is imported here, only declared preloads and the worker's own package; no thread is started;
+a worker runs nothing before the engine has its pidfd, so that none can get lost.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NoReturn
 
-from ._process import close_inherited, leave, replace_standard_input, report_exit
+from pillion._process import close_inherited, leave, replace_standard_input, report_exit
 
 #: The largest message either side sends, in bytes.
 MESSAGE_LIMIT = 64 * 1024
@@ -165,7 +166,7 @@ class ForkServer:
             os.close(go_writer)
 
     def _become_worker(self, request: dict[str, Any], descriptors: list[int], go: int) -> NoReturn:
-        """The first steps of a forked worker: wait for the engine to know it, then drop all that is the fork server's."""
+        """Turn a fresh fork into a worker: wait until the engine knows it, then drop all that is the fork server's."""
         status = 1
         try:
             signal.set_wakeup_fd(-1)
@@ -181,6 +182,8 @@ class ForkServer:
             self._channel.close()
             self._wakeup.close()
             self._wakeup_writer.close()
+            # Programs that the worker starts inherit it, by which the engine knows whose they were.
+            os.environ["PILLION_WORKER_ID"] = request["id"]
             reset_signals()
             reseed()
             gc.enable()

@@ -13,14 +13,14 @@ import signal
 import sys
 from typing import Any, NoReturn
 
-from . import _native, logs
-from ._process import close_inherited, leave, replace_standard_input, report_exit
-from ._runtime import Runtime
+from pillion import _native, logs
+from pillion._process import close_inherited, leave, replace_standard_input, report_exit
+from pillion._runtime import Runtime
 
 #: The signal on which every thread's stack is written to the stacks pipe, even while a call is stuck in C.
 STACKS_SIGNAL = signal.SIGUSR2
 
-#: Added to the chance that the kernel picks this process when memory runs out: a worker can be replaced, the engine not.
+#: Raises the chance that the kernel picks this process when memory runs out: a worker can be replaced, the engine not.
 OOM_SCORE = "500"
 
 
