@@ -147,11 +147,18 @@ impl Engine {
         }
     }
 
-    /// Refuses new sessions and waits until the open ones are over; what is open after `deadline` is cancelled. False if some were.
+    /// Refuses new sessions, answers what the open ones have sent, and ends them; what is open after `deadline` is cancelled. False if some were.
     pub async fn drain(&self, deadline: Duration) -> bool {
         self.begin_drain(deadline);
+        for session in self.open_sessions() {
+            session.drain(
+                Error::new(Code::Draining, "the sidecar shuts down; what was not answered had no effect")
+                    .hint("send the rest to another one")
+                    .retryable(),
+            );
+        }
         let emptied = timeout(deadline, async {
-            // Sessions end by their hosts' hand; looking now and then is enough.
+            // Sessions end when their hosts have read the last answer; looking now and then is enough.
             let mut ticks = tokio::time::interval(Duration::from_millis(20));
             while !self.open_sessions().is_empty() {
                 ticks.tick().await;

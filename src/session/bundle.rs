@@ -11,13 +11,8 @@ use crate::{
     worker::{Cost, FromWorker, KillCause, Lost, ToWorker},
 };
 use pillion_wire::{frame::Frame, proto};
-use std::{
-    collections::VecDeque,
-    pin::Pin,
-    sync::Arc,
-    time::{Duration, Instant},
-};
-use tokio::time::{Sleep, sleep_until, timeout};
+use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 /// Batches in a worker at once.
 const WINDOW: usize = 2;
@@ -108,7 +103,7 @@ impl<'a> Bundle<'a> {
             lease,
             flights: VecDeque::with_capacity(WINDOW),
             begun: now,
-            alarm: Box::pin(sleep_until(now.into())),
+            alarm: Box::pin(sleep_until(now)),
             slow_logged: false,
             preparing: false,
             busy: false,
@@ -150,7 +145,7 @@ impl<'a> Bundle<'a> {
 
     /// Sends batches while the window has room. The plan goes first to a worker that does not have it.
     fn top_up(&mut self) {
-        let others_wait = !self.flights.is_empty() && self.begun.elapsed() > SLICE && self.lease.pool().is_wanted();
+        let others_wait = self.busy && self.begun.elapsed() > SLICE && self.lease.pool().is_wanted();
         while self.flights.len() < WINDOW && !others_wait {
             let Some(job) = self.session.take(self.flights.len(), self.busy) else { return };
             self.busy = true;
@@ -176,7 +171,7 @@ impl<'a> Bundle<'a> {
         self.slow_logged = false;
         let begun = front.begun;
         let first = self.deadline().min(self.session.behaviour.limits.slow_bundle);
-        self.alarm.as_mut().reset((begun + first).into());
+        self.alarm.as_mut().reset(begun + first);
         let Some(front) = self.flights.front() else { return };
         self.lease.assign(Some(Assignment {
             session_id: self.session.id.clone(),
@@ -250,7 +245,7 @@ impl<'a> Bundle<'a> {
                 );
             }
             let deadline = begun + self.deadline();
-            self.alarm.as_mut().reset(deadline.into());
+            self.alarm.as_mut().reset(deadline);
             return;
         }
         let mut lost = self.lease.kill(KillCause::Deadline).await;

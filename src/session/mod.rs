@@ -26,9 +26,10 @@ use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
 
 /// One input of a session.
 #[derive(Debug)]
@@ -117,6 +118,8 @@ struct State {
     /// Set once the session is over before its end; taken by the reader.
     failure: Option<Error>,
     over: bool,
+    /// Set while the session finishes what it has because the engine drains; what ends it instead of [`Answer::Ended`].
+    draining: Option<Error>,
     /// Drivers: all, those that wait for work, those with batches in a worker.
     drivers: usize,
     idle: usize,
@@ -145,6 +148,7 @@ impl Session {
             finished: false,
             failure: None,
             over: false,
+            draining: None,
             drivers: 0,
             idle: 0,
             busy: 0,
@@ -184,6 +188,10 @@ impl Session {
     /// [`Code::ProtocolViolation`] for a gap in the sequence; [`Code::SessionClosed`] after the end; [`Code::BatchTooLarge`].
     pub fn push(self: &Arc<Self>, seq: u64, input: Input) -> Result<()> {
         let mut state = self.lock();
+        if state.draining.is_some() {
+            // Not answered, so it has had no effect and may be sent to another sidecar.
+            return Ok(());
+        }
         if state.finished || state.over {
             return Err(Error::new(Code::SessionClosed, "the session takes no more input"));
         }
@@ -226,6 +234,16 @@ impl Session {
         wake(&mut state);
     }
 
+    /// Answers what was taken in, ignores what comes after it, then ends with `why`. A session whose input is finished just ends.
+    pub fn drain(&self, why: Error) {
+        let mut state = self.lock();
+        if !state.finished && !state.over {
+            state.finished = true;
+            state.draining = Some(why);
+            wake(&mut state);
+        }
+    }
+
     /// Gives up everything that is open; the reader gets `why`, then the end.
     pub fn cancel(&self, why: Error) {
         let mut state = self.lock();
@@ -256,11 +274,14 @@ impl Session {
         }
         if state.finished && state.order.is_done(state.last_seq) {
             state.over = true;
-            let ended = state.stats;
+            let last = match state.draining.take() {
+                Some(why) => Err(why),
+                None => Ok(Answer::Ended(state.stats)),
+            };
             drop(state);
             self.work.close();
             metrics::session_closed();
-            return Poll::Ready(Some(Ok(Answer::Ended(ended))));
+            return Poll::Ready(Some(last));
         }
         state.reader = Some(cx.waker().clone());
         Poll::Pending

@@ -66,6 +66,11 @@ impl Rig {
         Rig { pillion, endpoint: Some(endpoint), served: Some((stop, serving, engine)), _folder: folder }
     }
 
+    /// The engine behind a served door.
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.served.as_ref().expect("embedded").2
+    }
+
     /// Ends everything; no child may be left.
     pub async fn end(self) {
         match self.served {
