@@ -231,6 +231,7 @@ impl Engine {
             package_dir: environment.package_dir.clone(),
             paths: environment.paths.clone(),
             variables: environment.variables.clone(),
+            allow_pickled_functions: self.config.functions.allow_pickled,
             preload: environment.preload.clone(),
             start: environment.start,
             limits: LaunchLimits { start_timeout: self.config.pool.start_timeout, output, ..Default::default() },

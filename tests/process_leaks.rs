@@ -51,6 +51,7 @@ async fn nothing_is_left() {
         package_dir: fixture.package(),
         paths: vec![],
         variables: BTreeMap::new(),
+        allow_pickled_functions: false,
         preload: vec![],
         start,
         limits: LaunchLimits::default(),

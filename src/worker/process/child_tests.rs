@@ -11,6 +11,7 @@ fn launcher(fixture: &Fixture, start: Start) -> Launcher {
         package_dir: fixture.package(),
         paths: vec![],
         variables: [].into(),
+        allow_pickled_functions: false,
         preload: vec![],
         start,
         limits: LaunchLimits::default(),

@@ -1,6 +1,7 @@
 //! Starts the worker processes of one environment, and looks after its fork server.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -64,9 +65,11 @@ pub struct LaunchSpec {
     pub package_dir: PathBuf,
     /// Folders with user modules; follow it on `sys.path`.
     pub paths: Vec<PathBuf>,
-    /// Environment variables besides the engine's own (of which those that begin with `PILLION_` are left out). Thread counts of OpenMP and
+    /// Environment variables besides the engine's own; in both, those that begin with `PILLION_` are left out. Thread counts of OpenMP and
     /// BLAS libraries are 1 unless set here or in the engine's.
     pub variables: BTreeMap<String, String>,
+    /// Whether workers load functions sent by value.
+    pub allow_pickled_functions: bool,
     /// Modules that the fork server imports.
     pub preload: Vec<String>,
     /// Whether to fork or to spawn.
@@ -283,11 +286,10 @@ impl Launcher {
         let python = &self.spec.python;
         let by_path = python.components().count() > 1;
         let mut command = Command::new(if by_path { std::path::absolute(python)? } else { python.clone() });
-        for (name, _) in std::env::vars_os() {
-            // The configuration of the engine, which may hold secrets, is not its workers'.
-            if name.as_encoded_bytes().starts_with(b"PILLION_") {
-                command.env_remove(&name);
-            }
+        // They configure the engine and may hold secrets; and no environment may turn on what the engine's configuration leaves off.
+        let is_ours = |name: &OsStr| name.as_encoded_bytes().starts_with(b"PILLION_");
+        for (name, _) in std::env::vars_os().filter(|(name, _)| is_ours(name)) {
+            command.env_remove(name);
         }
         // It would keep `-m` from doing so.
         command.env_remove("PYTHONSAFEPATH");
@@ -296,7 +298,11 @@ impl Launcher {
                 command.env(variable, "1");
             }
         }
-        command.envs(&self.spec.variables).env(strays::VARIABLE, strays::mark()).current_dir(&self.spec.package_dir);
+        command.envs(self.spec.variables.iter().filter(|(name, _)| !is_ours(name.as_ref())));
+        if self.spec.allow_pickled_functions {
+            command.env("PILLION_ALLOW_PICKLED_FUNCTIONS", "1");
+        }
+        command.env(strays::VARIABLE, strays::mark()).current_dir(&self.spec.package_dir);
         Ok(command)
     }
 }

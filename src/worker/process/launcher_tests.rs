@@ -10,6 +10,7 @@ fn spec(fixture: &Fixture, start: Start) -> LaunchSpec {
         package_dir: fixture.package(),
         paths: vec![],
         variables: BTreeMap::new(),
+        allow_pickled_functions: false,
         preload: vec![],
         start,
         limits: LaunchLimits::default(),
@@ -64,7 +65,7 @@ async fn both_ways_give_a_worker_the_same_surroundings() {
         let mut spec = spec(&fixture, start);
         spec.paths = vec![paths.path().into()];
         spec.preload = vec!["preloaded".into()];
-        spec.variables = BTreeMap::from([("GIVEN".into(), "yes".into())]);
+        spec.variables = BTreeMap::from([("GIVEN".into(), "yes".into()), ("PILLION_SECRET".into(), "leaked".into())]);
         let launcher = Launcher::new(spec);
         let _child = launcher.launch("w-1", &fixture.endpoint(), "describe").await.unwrap();
         let (mut voice, _) = fixture.accept().await;
@@ -72,7 +73,7 @@ async fn both_ways_give_a_worker_the_same_surroundings() {
         assert_eq!(seen["path"][0], fixture.package().to_str().unwrap());
         assert_eq!(seen["path"][1], paths.path().to_str().unwrap());
         assert_eq!(seen["cwd"], std::env::current_dir().unwrap().to_str().unwrap());
-        assert_eq!(seen["variables"]["GIVEN"], "yes");
+        assert_eq!((&seen["variables"]["GIVEN"], &seen["variables"]["PILLION_SECRET"]), (&"yes".into(), &serde_json::Value::Null));
         assert_eq!(seen["variables"]["OMP_NUM_THREADS"], std::env::var("OMP_NUM_THREADS").unwrap_or("1".into()));
         assert_eq!(seen["default_sigchld"], true);
         assert!(!seen["arguments"].to_string().contains("describe"), "the token is on no command line");

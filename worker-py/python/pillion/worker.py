@@ -31,7 +31,7 @@ def serve(settings: dict[str, Any]) -> int:
     """
     if settings.get("forked"):
         arguments = f"-m pillion.worker --id {settings['id']} --environment {settings['environment']}"
-        _native.set_process_title(f"{sys.executable} {arguments}")
+        show_title(f"{sys.executable} {arguments}")
         sys.argv[:] = ["pillion.worker", *arguments.split()[2:]]
     prepare_streams()
     raise_oom_score()
@@ -46,6 +46,14 @@ def serve(settings: dict[str, Any]) -> int:
         stacks_fd=stacks,
         stacks_signal=int(STACKS_SIGNAL),
     )
+
+
+def show_title(title: str) -> None:
+    """Show `title` as this process's command line."""
+    try:
+        _native.set_process_title(title)
+    except OSError:
+        pass  # without it the worker looks like its fork server
 
 
 def prepare_streams() -> None:
