@@ -1,7 +1,7 @@
 //! What is seen from outside (DESIGN D11): counters and latencies by stage, through the `metrics` facade. The binary exports them; an embedded engine's host
 //! installs a recorder of its choice, or none.
 
-use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use pillion_wire::{frame::Frame, proto};
 use std::time::Duration;
 
@@ -48,25 +48,52 @@ pub(crate) fn session_closed() {
     gauge!(SESSIONS).decrement(1);
 }
 
-pub(crate) fn batch_done(function: &str, timing: &proto::Timing, input: &Frame, output: Option<&Frame>) {
-    let outcome = if output.is_some() { "ok" } else { "failed" };
-    counter!(BATCHES, "function" => function.to_owned(), "outcome" => outcome).increment(1);
-    for (direction, frame) in [("in", Some(input)), ("out", output)] {
-        let Some(frame) = frame else { continue };
-        counter!(ROWS, "function" => function.to_owned(), "direction" => direction).increment(frame.rows);
-        counter!(BYTES, "function" => function.to_owned(), "direction" => direction).increment(frame.bytes());
-    }
-    if output.is_none() {
-        return;
-    }
-    let stages = [("queue", timing.queue_ns), ("wire", timing.wire_ns), ("convert", timing.convert_ns), ("user", timing.user_ns)];
-    for (stage, ns) in stages {
-        histogram!(STAGE_SECONDS, "function" => function.to_owned(), "stage" => stage).record(Duration::from_nanos(ns));
-    }
+/// The metrics of one session's functions, looked up once.
+pub(crate) struct BatchMetrics {
+    ok: Counter,
+    failed: Counter,
+    retries: Counter,
+    rows: [Counter; 2],
+    bytes: [Counter; 2],
+    stages: [Histogram; 4],
 }
 
-pub(crate) fn batch_retried(function: &str) {
-    counter!(RETRIES, "function" => function.to_owned()).increment(1);
+impl BatchMetrics {
+    pub fn new(function: &str) -> Self {
+        let label = || function.to_owned();
+        let directions = ["in", "out"];
+        BatchMetrics {
+            ok: counter!(BATCHES, "function" => label(), "outcome" => "ok"),
+            failed: counter!(BATCHES, "function" => label(), "outcome" => "failed"),
+            retries: counter!(RETRIES, "function" => label()),
+            rows: directions.map(|direction| counter!(ROWS, "function" => label(), "direction" => direction)),
+            bytes: directions.map(|direction| counter!(BYTES, "function" => label(), "direction" => direction)),
+            stages: ["queue", "wire", "convert", "user"].map(|stage| histogram!(STAGE_SECONDS, "function" => label(), "stage" => stage)),
+        }
+    }
+
+    /// A batch was answered; `output` is its result, unless it failed.
+    pub fn done(&self, timing: &proto::Timing, input: &Frame, output: Option<&Frame>) {
+        for (direction, frame) in [Some(input), output].into_iter().enumerate() {
+            let Some(frame) = frame else { continue };
+            self.rows[direction].increment(frame.rows);
+            self.bytes[direction].increment(frame.bytes());
+        }
+        if output.is_none() {
+            self.failed.increment(1);
+            return;
+        }
+        self.ok.increment(1);
+        let nanos = [timing.queue_ns, timing.wire_ns, timing.convert_ns, timing.user_ns];
+        for (stage, ns) in self.stages.iter().zip(nanos) {
+            stage.record(Duration::from_nanos(ns));
+        }
+    }
+
+    /// A batch is tried again after its worker was lost.
+    pub fn retried(&self) {
+        self.retries.increment(1);
+    }
 }
 
 pub(crate) fn worker_started(environment: &str, took: Duration, ok: bool) {

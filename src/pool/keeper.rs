@@ -4,9 +4,9 @@ use super::Pool;
 use crate::worker::KillCause;
 use std::{
     sync::{Arc, Weak},
-    time::{Duration, Instant},
+    time::Duration,
 };
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 /// How often the keeper looks.
 const PERIOD: Duration = Duration::from_millis(500);

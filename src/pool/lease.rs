@@ -25,6 +25,11 @@ impl Lease {
         self.slot.take()
     }
 
+    /// The id of the worker; empty once it is lost.
+    pub fn id(&self) -> &str {
+        self.slot.as_ref().map_or("", |slot| slot.worker.id())
+    }
+
     /// Queues a message to the worker; never blocks.
     pub fn send(&mut self, message: ToWorker) {
         let Some(slot) = &mut self.slot else { return };

@@ -19,9 +19,10 @@ use pillion_wire::proto;
 use state::{Member, Slot, State};
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 /// The limits of a pool.
 #[derive(Clone, Debug)]

@@ -9,9 +9,9 @@ use pillion_wire::proto;
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
     sync::Arc,
-    time::Instant,
 };
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 #[derive(Default)]
 pub(super) struct State {

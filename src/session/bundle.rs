@@ -6,13 +6,13 @@
 use super::{Job, Session, timing};
 use crate::{
     error::{Code, Error},
-    metrics,
     pool::{Assignment, Lease},
     worker::{Cost, FromWorker, KillCause, Lost, ToWorker},
 };
 use pillion_wire::{frame::Frame, proto};
 use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tracing::Instrument;
 
 /// Batches in a worker at once.
 const WINDOW: usize = 2;
@@ -32,7 +32,10 @@ pub(super) async fn drive(session: Arc<Session>) {
             () = cancelled => return,
         };
         match lease {
-            Ok(lease) => Bundle::new(&session, lease).run().await,
+            Ok(lease) => {
+                let span = tracing::debug_span!("bundle", worker = lease.id());
+                Bundle::new(&session, lease).run().instrument(span).await;
+            }
             Err(error) => {
                 if let Some(job) = session.take(0, false) {
                     session.rest();
@@ -196,7 +199,7 @@ impl<'a> Bundle<'a> {
             }
             // The worker answers the batches of a plan that it could not load with the same error.
             FromWorker::Refused(error) if self.preparing => {
-                tracing::warn!(session = self.session.id, code = %error.code(), "a worker could not load the plan: {error}");
+                tracing::warn!(code = %error.code(), "a worker could not load the plan: {error}");
                 self.preparing = false;
                 self.lease.send(ToWorker::Release { plan_id: self.session.plan.id });
                 self.watch_front();
@@ -207,7 +210,7 @@ impl<'a> Bundle<'a> {
                 }
             }
             other => {
-                tracing::warn!(session = self.session.id, "a worker answered out of turn: {other:?}");
+                tracing::warn!("a worker answered out of turn: {other:?}");
                 let lost = self.lease.kill(KillCause::Protocol).await;
                 self.lost(lost);
             }
@@ -234,15 +237,7 @@ impl<'a> Bundle<'a> {
         if begun.elapsed() < self.deadline() {
             if !self.slow_logged {
                 self.slow_logged = true;
-                let (session, function) = (&self.session.id, &self.session.plan.functions);
-                tracing::warn!(
-                    session,
-                    function,
-                    seq,
-                    pid = control.pid(),
-                    "bundle lasts longer than {:?}; stacks:\n{stacks}",
-                    behaviour.limits.slow_bundle
-                );
+                tracing::warn!(seq, pid = control.pid(), "bundle lasts longer than {:?}; stacks:\n{stacks}", behaviour.limits.slow_bundle);
             }
             let deadline = begun + self.deadline();
             self.alarm.as_mut().reset(deadline);
@@ -265,23 +260,14 @@ impl<'a> Bundle<'a> {
             };
             *used += 1;
             let given_up = *used >= allowed;
-            let (session, seq, cause) = (&self.session.id, front.seq, &lost.loss.cause);
+            let (seq, cause) = (front.seq, &lost.loss.cause);
             let attempts = front.attempts + front.attempts_outside;
-            tracing::warn!(
-                session,
-                seq,
-                cause,
-                signal = lost.loss.signal,
-                pid = lost.loss.pid,
-                attempts,
-                given_up,
-                "lost the worker of a bundle"
-            );
+            tracing::warn!(seq, cause, signal = lost.loss.signal, pid = lost.loss.pid, attempts, given_up, "lost the worker of a bundle");
             if given_up && let Some(front) = back.pop_front() {
                 let error = lost.into_error(attempts).function(&self.session.plan.functions);
                 self.session.commit(&front, Err(error), proto::Timing::default(), vec![]);
             } else {
-                metrics::batch_retried(&self.session.plan.functions);
+                self.session.metrics.retried();
                 self.session.lock().stats.retries += 1;
             }
         }

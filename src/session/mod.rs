@@ -14,7 +14,7 @@ pub use open::{Ids, OpenRequest, open};
 use crate::{
     config::Limits,
     error::{Code, Error, Result},
-    metrics,
+    metrics::{self, BatchMetrics},
     pool::Pool,
     worker::Cost,
 };
@@ -30,6 +30,7 @@ use std::{
 };
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
+use tracing::Instrument;
 
 /// One input of a session.
 #[derive(Debug)]
@@ -108,6 +109,9 @@ pub struct Session {
     /// Wakes a driver whose bundle has room for one more batch.
     more: Notify,
     cancelled: Notify,
+    metrics: BatchMetrics,
+    /// What everything that is done for the session is traced under.
+    span: tracing::Span,
 }
 
 struct State {
@@ -140,7 +144,15 @@ struct Job {
 }
 
 impl Session {
-    fn new(id: String, name: String, plan: SessionPlan, behaviour: Behaviour, described: Described, pool: Arc<Pool>) -> Arc<Self> {
+    fn new(
+        id: String,
+        name: String,
+        traceparent: &str,
+        plan: SessionPlan,
+        behaviour: Behaviour,
+        described: Described,
+        pool: Arc<Pool>,
+    ) -> Arc<Self> {
         let state = State {
             queue: VecDeque::new(),
             order: Order::new(behaviour.ordered),
@@ -157,8 +169,10 @@ impl Session {
             pending_bytes: 0,
         };
         let (work, more, cancelled) = (Semaphore::new(0), Notify::new(), Notify::new());
+        let span = tracing::info_span!("session", id, name, traceparent, functions = plan.functions);
         metrics::session_opened();
-        Arc::new(Session { id, name, plan, behaviour, described, pool, state: Mutex::new(state), work, more, cancelled })
+        let metrics = BatchMetrics::new(&plan.functions);
+        Arc::new(Session { id, name, plan, behaviour, described, pool, state: Mutex::new(state), work, more, cancelled, metrics, span })
     }
 
     /// Unique in the engine.
@@ -316,7 +330,7 @@ impl Session {
             self.work.add_permits(1);
         } else if state.drivers < self.behaviour.max_workers {
             state.drivers += 1;
-            tokio::spawn(bundle::drive(self.clone()));
+            tokio::spawn(bundle::drive(self.clone()).instrument(self.span.clone()));
         } else {
             self.more.notify_one();
         }
@@ -343,7 +357,7 @@ impl Session {
     /// The one place where an answer takes effect: its batch is done with, and what may be released goes to the host.
     fn commit(&self, job: &Job, result: Result<Frame>, timing: proto::Timing, deltas: Vec<proto::MetricDelta>) {
         let refund = Amount::of(job.frame.bytes(), job.frame.rows);
-        metrics::batch_done(&self.plan.functions, &timing, &job.frame, result.as_ref().ok());
+        self.metrics.done(&timing, &job.frame, result.as_ref().ok());
         let mut state = self.lock();
         state.pending_bytes -= refund.bytes;
         match &result {

@@ -60,9 +60,9 @@ pub async fn open(pool: Arc<Pool>, request: OpenRequest, ids: Ids, environment_i
     let functions = prepared.functions.iter().map(|function| function.name.as_str()).collect::<Vec<_>>().join(", ");
     let described = Described { output_schema: prepared.output_schema.into(), functions: prepared.functions, environment };
     let plan = SessionPlan { id: ids.plan, prepare, functions };
-    let OpenRequest { name, traceparent, .. } = &request;
-    tracing::debug!(session = ids.session, name, traceparent, functions = plan.functions, "session opened");
-    Ok(Session::new(ids.session, request.name, plan, behaviour, described, pool))
+    let session = Session::new(ids.session, request.name, &request.traceparent, plan, behaviour, described, pool);
+    session.span.in_scope(|| tracing::debug!("session opened"));
+    Ok(session)
 }
 
 fn behaviour(options: &proto::SessionOptions, limits: &Limits, pool_max: usize) -> Behaviour {
