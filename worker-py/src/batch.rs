@@ -172,5 +172,6 @@ impl Batch {
 fn batch_of(structs: &StructArray) -> PyResult<RecordBatch> {
     let (fields, columns, _) = structs.clone().into_parts();
     let options = RecordBatchOptions::new().with_row_count(Some(structs.len()));
-    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options).map_err(|error| PyValueError::new_err(error.to_string()))
+    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)
+        .map_err(|error| PyValueError::new_err(error.to_string()))
 }

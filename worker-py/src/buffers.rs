@@ -81,11 +81,12 @@ impl Foreign {
         if self.length == 0 || self.address == 0 {
             return Buffer::default();
         }
-        if contiguous && bytes >= SHARE_BYTES {
-            if let Some(pointer) = NonNull::new(self.address as *mut u8) {
-                // SAFETY: the owner promised `length` elements of this width at `address`, readable while it lives, and the buffer holds it.
-                return unsafe { Buffer::from_custom_allocation(pointer, bytes, Arc::new(AssertUnwindSafe(self.owner))) };
-            }
+        if contiguous
+            && bytes >= SHARE_BYTES
+            && let Some(pointer) = NonNull::new(self.address as *mut u8)
+        {
+            // SAFETY: the owner promised `length` elements of this width at `address`, readable while it lives, and the buffer holds it.
+            return unsafe { Buffer::from_custom_allocation(pointer, bytes, Arc::new(AssertUnwindSafe(self.owner))) };
         }
         Buffer::from_vec(self.copy::<T>())
     }

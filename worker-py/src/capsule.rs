@@ -56,7 +56,9 @@ pub fn array_of(value: &Bound<'_, PyAny>) -> PyResult<(FieldRef, ArrayRef)> {
     }
     let Some(method) = value.getattr_opt(intern!(py, "__arrow_c_stream__"))? else {
         let kind = value.get_type().name()?;
-        return Err(PyTypeError::new_err(format!("a `{kind}` is no Arrow data: it has no `__arrow_c_array__` and no `__arrow_c_stream__`")));
+        return Err(PyTypeError::new_err(format!(
+            "a `{kind}` is no Arrow data: it has no `__arrow_c_array__` and no `__arrow_c_stream__`"
+        )));
     };
     let capsule = method.call0()?;
     let stream = buffers::import_stream(capsule.cast::<PyCapsule>()?)?.map_err(invalid)?;

@@ -105,7 +105,8 @@ fn round(array: &ArrayRef, to: &DataType) -> Outcome<ArrayRef> {
 /// Floats to integers; NaN becomes null, fractions fail.
 fn whole(array: &ArrayRef, to: &DataType) -> Outcome<ArrayRef> {
     let values: ArrayRef = nan_to_null(&(Arc::new(doubles(array)?) as ArrayRef))?;
-    let fraction = values.as_primitive::<Float64Type>().values().iter().enumerate().find(|(row, value)| value.fract() != 0.0 && values.is_valid(*row));
+    let fraction =
+        values.as_primitive::<Float64Type>().values().iter().enumerate().find(|(row, value)| value.fract() != 0.0 && values.is_valid(*row));
     match fraction {
         // The fraction of an infinite value is NaN; that case is out of range below.
         Some((row, value)) if value.is_finite() => Err(value_unfit(&values, row, to)),

@@ -78,7 +78,12 @@ impl Column {
     }
 
     fn __repr__(&self) -> String {
-        format!("Column({:?}, {}, {} rows)", self.field.name(), text::text(self.field.data_type(), self.field.is_nullable()), self.array.len())
+        format!(
+            "Column({:?}, {}, {} rows)",
+            self.field.name(),
+            text::text(self.field.data_type(), self.field.is_nullable()),
+            self.array.len()
+        )
     }
 
     /// Schema and array capsules of the Arrow C data interface, without a copy. `requested_schema` is a wish, and not granted.

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use arrow_array::builder::{GenericByteBuilder, GenericByteViewBuilder};
 use arrow_array::types::{
-    ArrowPrimitiveType, BinaryType, BinaryViewType, ByteArrayType, ByteViewType, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type,
-    Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, LargeBinaryType, LargeUtf8Type, StringViewType, UInt8Type,
-    UInt16Type, UInt32Type, UInt64Type, Utf8Type,
+    ArrowPrimitiveType, BinaryType, BinaryViewType, ByteArrayType, ByteViewType, Decimal32Type, Decimal64Type, Decimal128Type,
+    Decimal256Type, Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, LargeBinaryType, LargeUtf8Type,
+    StringViewType, UInt8Type, UInt16Type, UInt32Type, UInt64Type, Utf8Type,
 };
 use arrow_array::{ArrayRef, BooleanArray, FixedSizeBinaryArray, NullArray, PrimitiveArray};
 use arrow_buffer::{BooleanBufferBuilder, NullBuffer, NullBufferBuilder};
@@ -161,7 +161,9 @@ fn second_chance<'py, T>(
     };
     Err(match problem {
         Problem::Unfit => Failure::at(row, format!("a {} cannot be converted to `{}`", describe(value), text(target.data_type, true))),
-        Problem::Value(why) => Failure::at(row, format!("a {} cannot be converted to `{}`: {why}", describe(value), text(target.data_type, true))),
+        Problem::Value(why) => {
+            Failure::at(row, format!("a {} cannot be converted to `{}`: {why}", describe(value), text(target.data_type, true)))
+        }
         Problem::Raised(error) => Failure::Raised(error),
     })
 }

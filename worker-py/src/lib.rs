@@ -17,6 +17,8 @@ mod error;
 mod from_python;
 mod numpy;
 mod parse;
+mod process;
+mod runtime;
 mod schema;
 mod text;
 mod to_python;
@@ -35,6 +37,10 @@ mod _native {
     use crate::datatype::Type;
     #[pymodule_export]
     use crate::error::ConversionError;
+    #[pymodule_export]
+    use crate::process::set_process_title;
+    #[pymodule_export]
+    use crate::runtime::{log, run};
     #[pymodule_export]
     use crate::schema::{schema_from_ipc, schema_to_ipc};
     #[pymodule_export]

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use arrow_array::types::{
-    ArrowPrimitiveType, DurationMicrosecondType, DurationMillisecondType, DurationNanosecondType, DurationSecondType, Float16Type, Float32Type,
-    Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
-    TimestampSecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+    ArrowPrimitiveType, DurationMicrosecondType, DurationMillisecondType, DurationNanosecondType, DurationSecondType, Float16Type,
+    Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, TimestampMicrosecondType, TimestampMillisecondType,
+    TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use arrow_array::{ArrayRef, BooleanArray, PrimitiveArray};
 use arrow_buffer::{BooleanBuffer, NullBuffer, ScalarBuffer};
@@ -87,7 +87,8 @@ fn typestr_parts(typestr: &str) -> Outcome<(char, usize, String)> {
     let code = chars.next().ok_or_else(wrong)?;
     let rest = chars.as_str();
     let (digits, unit) = rest.split_once('[').map_or((rest, ""), |(digits, unit)| (digits, unit.trim_end_matches(']')));
-    let width = digits.parse().map_err(|_| wrong())?;
+    // Objects are written without a width.
+    let width = if digits.is_empty() { 0 } else { digits.parse().map_err(|_| wrong())? };
     let native = if cfg!(target_endian = "little") { '<' } else { '>' };
     if order == native || order == '|' || order == '=' {
         Ok((code, width, unit.to_owned()))

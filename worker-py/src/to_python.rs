@@ -4,8 +4,8 @@ mod temporal;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
-    ArrowDictionaryKeyType, ArrowPrimitiveType, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type, DecimalType, Float16Type, Float32Type,
-    Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+    ArrowDictionaryKeyType, ArrowPrimitiveType, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type, DecimalType, Float16Type,
+    Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use arrow_array::{Array, ArrayRef, OffsetSizeTrait, PrimitiveArray};
 use arrow_schema::{DataType, Fields};
@@ -77,10 +77,7 @@ fn bytes<'a, 'py>(py: Python<'py>, items: impl Iterator<Item = Option<&'a [u8]>>
     PyList::new(py, items.map(|item| item.map(|item| PyBytes::new(py, item))))
 }
 
-fn decimals<'py, T: DecimalType>(py: Python<'py>, array: &ArrayRef) -> PyResult<Bound<'py, PyList>>
-where
-    T: ArrowPrimitiveType,
-{
+fn decimals<'py, T: DecimalType + ArrowPrimitiveType>(py: Python<'py>, array: &ArrayRef) -> PyResult<Bound<'py, PyList>> {
     let decimal = classes::decimal(py)?;
     let array: &PrimitiveArray<T> = array.as_primitive();
     let values = (0..array.len())

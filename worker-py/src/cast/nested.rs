@@ -100,12 +100,17 @@ fn fixed(items: &Items, values: &ArrayRef, field: &FieldRef, size: i32) -> Outco
 pub fn structure(array: &ArrayRef, fields: &Fields) -> Outcome<ArrayRef> {
     let source = array.as_struct();
     if let Some(extra) = source.fields().iter().find(|field| fields.find(field.name()).is_none()) {
-        return Err(Failure::Type(format!("the type `{}` has no field `{}`", super::text(&DataType::Struct(fields.clone()), true), extra.name())));
+        return Err(Failure::Type(format!(
+            "the type `{}` has no field `{}`",
+            super::text(&DataType::Struct(fields.clone()), true),
+            extra.name()
+        )));
     }
     let columns = fields
         .iter()
         .map(|field| {
-            let column = source.column_by_name(field.name()).ok_or_else(|| Failure::Type(format!("field `{}` is missing", field.name())))?;
+            let column =
+                source.column_by_name(field.name()).ok_or_else(|| Failure::Type(format!("field `{}` is missing", field.name())))?;
             lossless(column, field.data_type(), false).map_err(|failure| failure.inside(&format!("field `{}`", field.name())))
         })
         .collect::<Outcome<Vec<_>>>()?;
@@ -116,10 +121,10 @@ pub fn structure(array: &ArrayRef, fields: &Fields) -> Outcome<ArrayRef> {
 pub fn map(array: &ArrayRef, entries: &FieldRef, sorted: bool) -> Outcome<ArrayRef> {
     let source = array.as_map();
     let DataType::Struct(fields) = entries.data_type() else { return Err(unfit(array.data_type(), entries.data_type())) };
-    let row_of = |entry: usize| source.value_offsets().partition_point(|&offset| offset.max(0).unsigned_abs() as usize <= entry).saturating_sub(1);
-    let part = |column: &ArrayRef, index: usize| {
-        lossless(column, fields[index].data_type(), false).map_err(|failure| failure.outer_row(row_of))
-    };
+    let row_of =
+        |entry: usize| source.value_offsets().partition_point(|&offset| offset.max(0).unsigned_abs() as usize <= entry).saturating_sub(1);
+    let part =
+        |column: &ArrayRef, index: usize| lossless(column, fields[index].data_type(), false).map_err(|failure| failure.outer_row(row_of));
     let columns = vec![part(source.keys(), 0)?, part(source.values(), 1)?];
     let converted = StructArray::try_new(fields.clone(), columns, None)?;
     Ok(Arc::new(MapArray::try_new(entries.clone(), source.offsets().clone(), converted, source.nulls().cloned(), sorted)?))

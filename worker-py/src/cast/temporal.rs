@@ -32,12 +32,15 @@ pub fn rescale(array: &ArrayRef, to: &DataType) -> Outcome<ArrayRef> {
             crate::text::text(to, true)
         )));
     }
-    let ((from_units, from_seconds), (to_units, to_seconds)) =
-        resolution(from).zip(resolution(to)).ok_or_else(|| unfit(from, to))?;
+    let ((from_units, from_seconds), (to_units, to_seconds)) = resolution(from).zip(resolution(to)).ok_or_else(|| unfit(from, to))?;
     // One unit of `from` is `multiply / divide` units of `to`, and one of the two is 1, but for days in milliseconds.
     let (multiply, divide) = reduce(to_units * from_seconds, from_units * to_seconds);
     let values = integers(array)?;
-    let values = if *to == DataType::Date64 { whole_days(array, &values, multiply, divide, to)? } else { scale(array, &values, multiply, divide, to)? };
+    let values = if *to == DataType::Date64 {
+        whole_days(array, &values, multiply, divide, to)?
+    } else {
+        scale(array, &values, multiply, divide, to)?
+    };
     restore(values, to)
 }
 

@@ -149,10 +149,9 @@ pub fn structure(rows: &Bound<'_, PyList>, fields: &Fields) -> Outcome<ArrayRef>
         let part = format!("field `{}`", field.name());
         let converted = array(column, field.data_type(), false).map_err(|failure| failure.inside(&part))?;
         let parent_null = |row: usize| nulls.as_ref().is_some_and(|nulls| nulls.is_null(row));
-        if !field.is_nullable() {
-            if let Some(row) = (0..converted.len()).find(|&row| converted.is_null(row) && !parent_null(row)) {
-                return Err(Failure::at(row, format!("{part} is null, which the type does not allow")));
-            }
+        let missing = |row: &usize| !field.is_nullable() && converted.is_null(*row) && !parent_null(*row);
+        if let Some(row) = (0..converted.len()).find(missing) {
+            return Err(Failure::at(row, format!("{part} is null, which the type does not allow")));
         }
         arrays.push(converted);
     }

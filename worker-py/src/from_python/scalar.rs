@@ -7,7 +7,7 @@ use pyo3::types::{PyBool, PyByteArray, PyBytes, PyFloat, PyInt, PyMemoryView, Py
 
 use super::{Converted, Problem};
 
-/// Above this, not every integer is a double.
+/// From this on, not every integer is a double.
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
 /// An integer: Python's, anything with `__index__`, or a float that is whole. Booleans are none.
@@ -63,7 +63,7 @@ pub fn double(value: &Bound<'_, PyAny>) -> Converted<f64> {
     }
     if let Ok(int) = value.cast_exact::<PyInt>() {
         let double = int.extract::<f64>().map_err(|_| out_of_range())?;
-        let exact = double.abs() <= EXACT || value.eq(double)?;
+        let exact = double.abs() < EXACT || value.eq(double)?;
         return if exact { Ok(double) } else { Err(Problem::Value(String::from("no `double` equals it"))) };
     }
     if value.is_instance_of::<PyBool>() || !value.hasattr(intern!(value.py(), "__float__"))? {

@@ -87,7 +87,8 @@ fn or_scalar<'py>(
     }
     let py = value.py();
     let single = value.call_method1(intern!(py, "reshape"), (1,))?;
-    let array = numpy::array(&single, None, data_type, false).map_err(|failure| Problem::Value(failure.into_py(py, "").value(py).to_string()))?;
+    let array =
+        numpy::array(&single, None, data_type, false).map_err(|failure| Problem::Value(failure.into_py(py, "").value(py).to_string()))?;
     if array.is_null(0) {
         return Err(Problem::Value(String::from("`NaT` is no value; use None")));
     }

@@ -1,0 +1,162 @@
+//! Protocol messages to the dicts that the Python side takes, and back.
+
+use std::collections::HashMap;
+
+use pillion_wire::proto;
+use proto::argument::Source as ArgumentSource;
+use proto::function_spec::Source as FunctionSource;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyList};
+
+use crate::schema::{Columns, columns_of};
+
+/// Reads `EnvironmentDescription` from a dict.
+pub fn environment(dict: &Bound<'_, PyAny>) -> PyResult<proto::EnvironmentDescription> {
+    Ok(proto::EnvironmentDescription {
+        python_version: text(dict, "python_version")?,
+        executable: text(dict, "executable")?,
+        packages: value::<HashMap<String, String>>(dict, "packages")?.unwrap_or_default(),
+        id: String::new(),
+    })
+}
+
+/// Reads `FunctionDescription` from a dict.
+pub fn description(dict: &Bound<'_, PyAny>) -> PyResult<proto::FunctionDescription> {
+    let parameters = value::<Vec<Bound<'_, PyAny>>>(dict, "parameters")?.unwrap_or_default();
+    let parameters = parameters.iter().map(|parameter| {
+        Ok(proto::Parameter {
+            name: text(parameter, "name")?,
+            r#type: text(parameter, "type")?,
+            optional: value(parameter, "optional")?.unwrap_or_default(),
+            variadic: value(parameter, "variadic")?.unwrap_or_default(),
+        })
+    });
+    Ok(proto::FunctionDescription {
+        name: text(dict, "name")?,
+        kind: text(dict, "kind")?,
+        func_type: text(dict, "func_type")?,
+        parameters: parameters.collect::<PyResult<_>>()?,
+        result_schema: value::<Vec<u8>>(dict, "result_schema")?.unwrap_or_default(),
+        result_type: text(dict, "result_type")?,
+        deterministic: value(dict, "deterministic")?.unwrap_or_default(),
+        doc: text(dict, "doc")?,
+        cells: value(dict, "cells")?.unwrap_or_default(),
+        timers: value(dict, "timers")?.unwrap_or_default(),
+    })
+}
+
+/// Reads `Error` from the dict of `Runtime.error_record`.
+pub fn error(dict: &Bound<'_, PyAny>) -> PyResult<proto::Error> {
+    let cause = value::<Bound<'_, PyAny>>(dict, "exception")?;
+    Ok(proto::Error {
+        code: text(dict, "code")?,
+        message: text(dict, "message")?,
+        hint: text(dict, "hint")?,
+        detail: text(dict, "detail")?,
+        function: text(dict, "function")?,
+        exception: cause.map(|cause| exception(&cause, MOST_CAUSES)).transpose()?,
+        ..proto::Error::default()
+    })
+}
+
+/// Longest chain of causes.
+const MOST_CAUSES: usize = 8;
+
+fn exception(dict: &Bound<'_, PyAny>, causes: usize) -> PyResult<proto::PythonException> {
+    let frames = value::<Vec<Bound<'_, PyAny>>>(dict, "frames")?.unwrap_or_default();
+    let frames = frames.iter().map(|frame| {
+        Ok(proto::StackFrame {
+            file: text(frame, "file")?,
+            line: value(frame, "line")?.unwrap_or_default(),
+            function: text(frame, "function")?,
+            source: text(frame, "source")?,
+        })
+    });
+    let row = value::<Bound<'_, PyAny>>(dict, "row")?.map(|row| {
+        let values = value::<Vec<(String, String)>>(&row, "values")?.unwrap_or_default();
+        let values = values.into_iter().map(|(name, repr)| proto::FailedValue { name, repr }).collect();
+        PyResult::Ok(proto::FailedRow { index: value(&row, "index")?.unwrap_or_default(), values })
+    });
+    let cause = value::<Bound<'_, PyAny>>(dict, "cause")?.filter(|_| causes > 0);
+    Ok(proto::PythonException {
+        r#type: text(dict, "type")?,
+        message: text(dict, "message")?,
+        frames: frames.collect::<PyResult<_>>()?,
+        row: row.transpose()?,
+        cause: cause.map(|cause| exception(&cause, causes - 1).map(Box::new)).transpose()?,
+        caret: text(dict, "caret")?,
+    })
+}
+
+/// An entry of a dict; `None` if it is missing or `None`.
+fn value<'py, T>(dict: &Bound<'py, PyAny>, key: &str) -> PyResult<Option<T>>
+where
+    T: for<'a> FromPyObject<'a, 'py, Error: Into<PyErr>>,
+{
+    match dict.cast::<PyDict>()?.get_item(key)? {
+        Some(item) if !item.is_none() => item.extract().map(Some).map_err(Into::into),
+        _ => Ok(None),
+    }
+}
+
+/// A text of a dict; empty if it is missing or `None`.
+fn text(dict: &Bound<'_, PyAny>, key: &str) -> PyResult<String> {
+    Ok(value(dict, key)?.unwrap_or_default())
+}
+
+/// A function as `Runtime.describe` takes it.
+pub fn function<'py>(py: Python<'py>, spec: Option<proto::FunctionSpec>) -> PyResult<Bound<'py, PyDict>> {
+    let spec = spec.unwrap_or_default();
+    let dict = PyDict::new(py);
+    match spec.source {
+        Some(FunctionSource::File(file)) => {
+            dict.set_item("file", file.path)?;
+            dict.set_item("name", file.name)?;
+        }
+        Some(FunctionSource::Module(module)) => {
+            dict.set_item("module", module.module)?;
+            dict.set_item("name", module.name)?;
+        }
+        Some(FunctionSource::Pickled(pickled)) => dict.set_item("pickled", PyBytes::new(py, &pickled))?,
+        None => return Err(PyValueError::new_err("the message names no function")),
+    }
+    if !spec.result_type.is_empty() {
+        dict.set_item("result_type", spec.result_type)?;
+    }
+    Ok(dict)
+}
+
+/// A plan as `Runtime.prepare` takes it.
+pub fn plan<'py>(py: Python<'py>, prepare: proto::Prepare, input: &arrow_schema::Schema) -> PyResult<Bound<'py, PyDict>> {
+    let plan = prepare.plan.unwrap_or_default();
+    let calls = PyList::empty(py);
+    for call in plan.calls {
+        let arguments = call.arguments.iter().map(argument).collect::<PyResult<Vec<_>>>()?;
+        let dict = PyDict::new(py);
+        dict.set_item("function", function(py, call.function)?)?;
+        dict.set_item("arguments", arguments)?;
+        calls.append(dict)?;
+    }
+    let outputs = plan.outputs.iter().map(|output| {
+        let source = output.source.as_ref().ok_or_else(|| PyValueError::new_err(format!("output `{}` has no source", output.name)))?;
+        Ok((output.name.as_str(), argument(source)?))
+    });
+    let input: Columns = columns_of(input);
+    let dict = PyDict::new(py);
+    dict.set_item("calls", calls)?;
+    dict.set_item("outputs", outputs.collect::<PyResult<Vec<_>>>()?)?;
+    dict.set_item("input", input)?;
+    dict.set_item("on_error", prepare.on_error)?;
+    dict.set_item("session_id", prepare.session_id)?;
+    dict.set_item("session_name", prepare.session_name)?;
+    Ok(dict)
+}
+
+fn argument(argument: &proto::Argument) -> PyResult<(&'static str, u32)> {
+    match argument.source {
+        Some(ArgumentSource::Column(index)) => Ok(("column", index)),
+        Some(ArgumentSource::Call(index)) => Ok(("call", index)),
+        None => Err(PyValueError::new_err("an argument of the plan has no source")),
+    }
+}
