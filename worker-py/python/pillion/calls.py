@@ -13,7 +13,7 @@ from typing import Any
 from pillion._native import Batch, Column, Type
 from pillion.convert_rows import columns_of_rows, from_values, to_values
 from pillion.errors import PillionError, failed_row, raised, summary
-from pillion.row import Row, make_rows
+from pillion.row import make_rows
 
 ScalarCall = Callable[[list[Column], int], tuple[Column, int]]
 MapCall = Callable[[Batch], tuple[Batch, int]]
@@ -152,11 +152,11 @@ def _general_map(label: str, function: Callable[..., Any], fields: list[tuple[st
 
 def _collect(results: list[Any], returned: Any) -> None:
     """Add what one call of a general map function returned: a row, None for no row, or several rows."""
-    if returned is None:
-        return
-    if isinstance(returned, list) or (hasattr(returned, "__next__") and not isinstance(returned, Row)):
+    if isinstance(returned, (tuple, dict)):
+        results.append(returned)
+    elif isinstance(returned, list) or hasattr(returned, "__next__"):
         results.extend(returned)
-    else:
+    elif returned is not None:
         results.append(returned)
 
 

@@ -25,22 +25,25 @@ def to_values(function: str, column: Column) -> list[Any]:
     return values if convert is None else [convert(value) for value in values]
 
 
-def from_values(function: str, values: list[Any], wanted: Type, where: str = "result") -> Column:
-    """A column of `values`; rows, tuples, dicts and dataclasses are taken for structs. Raises `result_type` and
-    `result_null`.
+def from_values(
+    function: str, values: list[Any], wanted: Type, where: str = "result", *, nan_is_null: bool = False
+) -> Column:
+    """A column of `values`; rows, tuples, dicts and dataclasses are taken for structs.
+
+    Raises `result_type` and `result_null`.
     """
     convert = _writer(wanted)
 
     def make() -> Column:
         plain = values if convert is None else [convert(value) for value in values]
         try:
-            return Column.from_pylist(plain, wanted, where)
+            return Column.from_pylist(plain, wanted, where, nan_is_null)
         except ConversionError:
             # Values of NumPy are common enough to be unwrapped, but too rare to look for them in every batch.
             unwrapped = [plain_value(value) for value in plain]
             if all(new is old for new, old in zip(unwrapped, plain)):
                 raise
-        return Column.from_pylist(unwrapped, wanted, where)
+        return Column.from_pylist(unwrapped, wanted, where, nan_is_null)
 
     return converted(function, make, wanted, where)
 
@@ -103,9 +106,11 @@ def _nested(outer: Type, converter: Callable[[Type], _Convert | None]) -> _Conve
     return None
 
 
-def row_values(value: Any, names: Sequence[str]) -> Sequence[Any]:
+def row_values(value: Any, names: tuple[str, ...]) -> Sequence[Any]:
     """The fields of one returned row, in the order of `names`. Raises `TypeError` with what is wrong."""
     if isinstance(value, Row) and value._fields:
+        if value._fields == names:
+            return value
         value = value.as_dict()
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
@@ -137,7 +142,7 @@ def _mismatch(missing: Sequence[str], extra: Sequence[str]) -> str:
 
 def columns_of_rows(function: str, rows: list[Any], fields: list[tuple[str, Type]]) -> list[Column]:
     """Columns of what a general map function returned. Raises `result_columns`, `result_type` and `result_null`."""
-    names = [name for name, _ in fields]
+    names = tuple(name for name, _ in fields)
     values = []
     for index, row in enumerate(rows):
         try:
