@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 
 use super::child::{Child, Ended, Exit, Parent, Rusage, kill_and_forget};
 use super::logs::{OutputLimits, OutputPipes};
+use super::memory;
 use super::socket::{Message, Socket};
 use crate::worker::KillCause;
 
@@ -179,6 +180,11 @@ impl ForkServer {
         self.process.exited().borrow().is_some() || self.shared.requests().closed
     }
 
+    /// How it ended, if it has.
+    pub fn exit(&self) -> Option<Exit> {
+        *self.process.exited().borrow()
+    }
+
     /// Forks a worker, within `timeout`.
     pub async fn fork(&self, settings: &WorkerSettings<'_>, timeout: Duration) -> Result<Child, ForkError> {
         let system = |error: io::Error| ForkError::Failed(error.to_string());
@@ -256,9 +262,11 @@ impl Shared {
     }
 
     fn forked(&self, process: &Arc<Child>, request: u64, pid: i32, message: Message) -> io::Result<()> {
-        let invalid = || io::Error::new(io::ErrorKind::InvalidData, "a worker without a process id or pidfd");
+        let invalid = || io::Error::new(io::ErrorKind::InvalidData, "a worker without a pidfd that fits its process id");
         let pidfd = message.descriptors.into_iter().next().ok_or_else(invalid)?;
-        let Some(process_id) = Pid::from_raw(pid).filter(|_| pid > 1) else {
+        // The id will name a group to kill: the kernel's word for it is taken, not the fork server's.
+        let fits = matches!(memory::pid_of(&pidfd), Some(known) if known == pid || known == memory::REAPED);
+        let Some(process_id) = Pid::from_raw(pid).filter(|_| fits && pid > 1) else {
             kill_and_forget(pidfd);
             return Err(invalid());
         };

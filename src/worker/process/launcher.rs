@@ -37,6 +37,9 @@ const BACK_OFF: Duration = Duration::from_millis(50);
 /// The largest such delay.
 const BACK_OFF_LIMIT: Duration = Duration::from_secs(5);
 
+/// The longest delay that a launch waits for; rather than longer it spawns the worker.
+const PATIENCE: Duration = Duration::from_millis(250);
+
 /// Bounds on starting processes.
 #[derive(Clone, Debug)]
 pub struct LaunchLimits {
@@ -182,7 +185,7 @@ impl Launcher {
         self.state.lock().await.server.as_ref().filter(|server| !server.is_gone()).map(|server| server.pid())
     }
 
-    /// The running fork server, or a new one. `None` if the new one was killed from outside.
+    /// The running fork server, or a new one. `None` if the new one was killed from outside, or if it is too early to start one.
     async fn server(&self) -> Result<Option<Arc<ForkServer>>, Error> {
         loop {
             let mut state = self.state.lock().await;
@@ -190,7 +193,8 @@ impl Launcher {
                 return Err(Error::new(Code::Draining, "the engine is shutting down"));
             }
             if let Some(server) = state.server.take_if(|server| server.is_gone()) {
-                tracing::warn!(environment = self.spec.environment_id, pid = server.pid(), "fork server has ended");
+                let how = server.exit().map_or_else(|| "is ending".to_owned(), |exit| exit.to_string());
+                tracing::warn!(environment = self.spec.environment_id, pid = server.pid(), "fork server {how}; another is started");
             }
             if let Some(server) = &state.server {
                 return Ok(Some(Arc::clone(server)));
@@ -202,6 +206,9 @@ impl Launcher {
                 return Err(failure.error());
             }
             drop(state);
+            if not_before > Instant::now() + PATIENCE {
+                return Ok(None);
+            }
             tokio::time::sleep_until(not_before).await;
         }
     }

@@ -3,6 +3,7 @@
 //! All of these read small kernel files and are quick, but `private_bytes` walks the page tables (about a millisecond for a
 //! worker with pandas): sample it, do not poll it.
 
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
 /// Private memory of process `pid` in bytes: what would be free if it alone ended, without the pages that it still shares with
@@ -32,6 +33,15 @@ pub fn cpu_times(pid: i32) -> Option<(Duration, Duration)> {
     let ticks = rustix::param::clock_ticks_per_second();
     let time = |field: &String| field.parse().ok().map(|n: u64| Duration::from_nanos(n.saturating_mul(1_000_000_000 / ticks.max(1))));
     Some((time(fields.get(11)?)?, time(fields.get(12)?)?))
+}
+
+/// What [`pid_of`] gives for a process that is reaped.
+pub const REAPED: i32 = -1;
+
+/// The id of the process that `pidfd` names; `None` if the descriptor is something else.
+pub fn pid_of(pidfd: &OwnedFd) -> Option<i32> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
+    info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()
 }
 
 /// When process `pid` was started, in clock ticks since the machine was: with the id, a name that is never used again.
@@ -66,6 +76,20 @@ mod tests {
         assert!(matches!(state(pid), Some('R' | 'S')));
         assert!(!is_stopped(pid));
         assert!(cpu_times(pid).is_some());
+    }
+
+    #[test]
+    fn a_pidfd_names_its_process() {
+        let pid = rustix::process::getpid();
+        let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
+        assert_eq!(pid_of(&pidfd), Some(pid.as_raw_nonzero().get()));
+        assert_eq!(pid_of(&rustix::pipe::pipe().unwrap().0), None);
+
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let id = rustix::process::Pid::from_child(&child);
+        let pidfd = rustix::process::pidfd_open(id, rustix::process::PidfdFlags::empty()).unwrap();
+        child.wait().unwrap();
+        assert_eq!(pid_of(&pidfd), Some(REAPED));
     }
 
     #[test]
