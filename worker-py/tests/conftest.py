@@ -22,6 +22,17 @@ sys.modules[_FUNCTIONS.__name__] = _FUNCTIONS
 _NUMBERS = itertools.count()
 
 
+def pyarrow_knows(text: str) -> bool:
+    """Whether the installed pyarrow is new enough for this type."""
+    import pyarrow as pa
+
+    try:
+        pa.DataType._import_from_c_capsule(Type.parse(text).__arrow_c_schema__())
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
 def reference(function: Any) -> dict[str, Any]:
     """`function` as a plan names it."""
     name = f"f{next(_NUMBERS)}"

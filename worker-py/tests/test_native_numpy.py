@@ -111,8 +111,14 @@ def test_nat_and_nan() -> None:
     times = np.array(["2020-01-01", "NaT"], "M8[us]")
     assert Column.from_numpy(times, Type.parse("timestamp(6)")).to_pylist() == [dt.datetime(2020, 1, 1), None]
     assert Column.from_numpy(times, Type.parse("date")).to_pylist() == [dt.date(2020, 1, 1), None]
-    assert Column.from_numpy(times.astype("M8[h]"), Type.parse("timestamp(9)")).to_pylist() == [dt.datetime(2020, 1, 1), None]
-    assert Column.from_numpy(np.array([1, "NaT"], "m8[D]"), Type.parse("duration(us)")).to_pylist() == [dt.timedelta(1), None]
+    assert Column.from_numpy(times.astype("M8[h]"), Type.parse("timestamp(9)")).to_pylist() == [
+        dt.datetime(2020, 1, 1),
+        None,
+    ]
+    assert Column.from_numpy(np.array([1, "NaT"], "m8[D]"), Type.parse("duration(us)")).to_pylist() == [
+        dt.timedelta(1),
+        None,
+    ]
     floats = np.array([1.0, np.nan, -0.0])
     assert Column.from_numpy(floats, Type.parse("bigint")).to_pylist() == [1, None, 0]
     assert Column.from_numpy(floats, Type.parse("double")).null_count == 0
@@ -202,8 +208,9 @@ def test_scalars_in_lists() -> None:
         one(np.array([1]), "bigint")
     with pytest.raises(ConversionError, match="ndarray"):
         one(np.array([1.0]), "double")
-    with pytest.raises(ConversionError, match="bool"):
-        one(np.bool_(True), "bigint")
+    if not hasattr(np.bool_, "__index__"):  # in old versions it counts as a number
+        with pytest.raises(ConversionError, match="bool"):
+            one(np.bool_(True), "bigint")
 
 
 def test_what_has_no_dtype() -> None:

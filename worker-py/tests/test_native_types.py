@@ -3,6 +3,7 @@
 import pickle
 
 import pytest
+from conftest import pyarrow_knows
 
 from pillion._native import Type, schema_from_ipc, schema_to_ipc
 
@@ -150,7 +151,7 @@ def test_pyarrow_types() -> None:
     assert str(Type.from_arrow(pa.list_(pa.field("element", pa.int32())))) == "array<int>"
     assert Type.from_arrow(pa.list_(pa.field("element", pa.int32()))) == Type.parse("array<int>")
     for text in TEXTS:
-        if text != "bigint not null":
+        if text != "bigint not null" and pyarrow_knows(text):
             exported = pa.DataType._import_from_c_capsule(Type.parse(text).__arrow_c_schema__())
             assert Type.from_arrow(exported) == Type.parse(text)
     with pytest.raises(TypeError, match="__arrow_c_schema__"):

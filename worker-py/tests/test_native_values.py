@@ -5,6 +5,7 @@ import decimal
 import zoneinfo
 
 import pytest
+from conftest import pyarrow_knows
 
 from pillion._native import Column, ConversionError, Type
 
@@ -36,8 +37,15 @@ VALUES = {
     "decimal(38, 0)": [D(10**38 - 1), D(-(10**38) + 1), None],
     "decimal32(5, 2)": [D("123.45"), None],
     "decimal64(15, 5)": [D("-1234567890.12345"), None],
-    "decimal256(60, 10)": [D(10**49) + D("0.0000000001") if False else D("1" * 40 + "." + "2" * 10), None],
-    "date": [dt.date(1970, 1, 1), dt.date(1, 1, 1), dt.date(9999, 12, 31), dt.date(2000, 2, 29), dt.date(1900, 3, 1), None],
+    "decimal256(60, 10)": [D("1" * 40 + "." + "2" * 10), None],
+    "date": [
+        dt.date(1970, 1, 1),
+        dt.date(1, 1, 1),
+        dt.date(9999, 12, 31),
+        dt.date(2000, 2, 29),
+        dt.date(1900, 3, 1),
+        None,
+    ],
     "date64": [dt.date(1970, 1, 1), dt.date(1969, 12, 31), None],
     "time(0)": [dt.time(0), dt.time(23, 59, 59), None],
     "time(3)": [dt.time(12, 0, 0, 1000), None],
@@ -48,7 +56,11 @@ VALUES = {
     "timestamp(6)": [dt.datetime(1969, 12, 31, 23, 59, 59, 999999), dt.datetime(2262, 1, 1), None],
     "timestamp(9)": [dt.datetime(1969, 12, 31, 23, 59, 59, 999999), None],
     "timestamp(6, 'UTC')": [INSTANT, None],
-    "timestamp(6, 'Europe/Berlin')": [INSTANT.astimezone(BERLIN), dt.datetime(2024, 10, 27, 2, 30, fold=1, tzinfo=BERLIN), None],
+    "timestamp(6, 'Europe/Berlin')": [
+        INSTANT.astimezone(BERLIN),
+        dt.datetime(2024, 10, 27, 2, 30, fold=1, tzinfo=BERLIN),
+        None,
+    ],
     "timestamp(6, '+05:30')": [INSTANT.astimezone(dt.timezone(dt.timedelta(hours=5, minutes=30))), None],
     "duration(s)": [dt.timedelta(days=-3, seconds=5), None],
     "duration(us)": [dt.timedelta(days=106751, microseconds=-1), dt.timedelta(microseconds=-1), None],
@@ -98,18 +110,29 @@ def test_empty_and_all_null(text: str) -> None:
     assert nulls.null_count == 70
 
 
+def in_utc(values: list[object]) -> list[object]:
+    """Instants compare whatever library their zones come from."""
+    zoned = (isinstance(value, dt.datetime) and value.tzinfo is not None for value in values)
+    return [value.astimezone(dt.timezone.utc) if has else value for value, has in zip(values, zoned)]
+
+
 @pytest.mark.parametrize("text", VALUES)
 def test_pyarrow_sees_the_same(text: str) -> None:
     pa = pytest.importorskip("pyarrow")
+    if not pyarrow_knows(text):
+        pytest.skip("this pyarrow is too old for the type")
     values = VALUES[text]
     column = Column.from_pylist(values, Type.parse(text))
     array = pa.array(column)
     array.validate(full=True)
     assert Type.from_arrow(array.type) == Type.parse(text)
     if "map" not in text:  # pyarrow gives lists of pairs
-        expected = [v if not hasattr(v, "isoformat") else v for v in values]
-        assert array.to_pylist() == expected
-    for part in (array, array.slice(1), pa.chunked_array([array.slice(0, 1), array.slice(1)])):
+        assert in_utc(array.to_pylist()) == in_utc(values)
+    parts = [array, array.slice(1)]
+    chunked = pa.chunked_array([array.slice(0, 1), array.slice(1)])
+    if hasattr(chunked, "__arrow_c_stream__"):  # since pyarrow 16
+        parts.append(chunked)
+    for part in parts:
         assert Column.from_arrow(part, Type.parse(text), "n").to_pylist() == values[len(values) - len(part) :]
 
 
