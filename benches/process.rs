@@ -3,6 +3,8 @@
 //! `make bench`, or `cargo bench --bench process`. After criterion's figures it prints the design's budgets beside what was measured in this run; the ratio to
 //! a plain memory copy of the same bytes, taken in the same run, is what can be compared between machines.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a benchmark that cannot go on has nothing to say")]
+
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use criterion::{BenchmarkId, Criterion, Throughput};
 use pillion::{Config, EnvironmentSpec, FunctionRef, Pillion, Plan, Session, config::PoolConfig};

@@ -1,5 +1,7 @@
 //! What a session promises, through both doors: `embedded` and `connect`.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
+
 mod support;
 
 use arrow_array::{ArrayRef, DictionaryArray, RecordBatch, types::Int32Type};

@@ -1,5 +1,7 @@
 //! Faults by name: whatever a function does to its worker, the engine lives on, other sessions notice nothing, and the error says what happened.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
+
 mod support;
 
 use pillion::{Code, SessionOptions};

@@ -2,6 +2,8 @@
 //!
 //! A test program of its own, with one test, because it counts what the whole process has.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
+
 #[path = "../src/worker/process/fixture.rs"]
 mod fixture;
 

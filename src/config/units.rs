@@ -89,7 +89,7 @@ fn or_none<T>(text: &str, parse: fn(&str) -> Result<T, String>) -> Result<Option
     if text == NONE { Ok(None) } else { parse(text).map(Some) }
 }
 
-pub mod duration {
+pub(crate) mod duration {
     use super::*;
 
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
@@ -101,7 +101,7 @@ pub mod duration {
     }
 }
 
-pub mod duration_or_none {
+pub(crate) mod duration_or_none {
     use super::*;
 
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
@@ -120,7 +120,7 @@ pub mod duration_or_none {
     }
 }
 
-pub mod size {
+pub(crate) mod size {
     use super::*;
 
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
@@ -132,7 +132,7 @@ pub mod size {
     }
 }
 
-pub mod size_or_none {
+pub(crate) mod size_or_none {
     use super::*;
 
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
@@ -151,7 +151,7 @@ pub mod size_or_none {
     }
 }
 
-pub mod count {
+pub(crate) mod count {
     use super::*;
 
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
@@ -163,7 +163,7 @@ pub mod count {
     }
 }
 
-pub mod count_or_none {
+pub(crate) mod count_or_none {
     use super::*;
 
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {

@@ -279,7 +279,8 @@ mod tests {
     #[test]
     fn refuses_what_cannot_load_the_worker() {
         plain().supported().unwrap();
-        let broken: [(fn(&mut Interpreter), &str); 5] = [
+        type Break = fn(&mut Interpreter);
+        let broken: [(Break, &str); 5] = [
             (|i| i.version = "3.9.18".into(), "Python 3.9.18"),
             (|i| i.implementation = "pypy".into(), "pypy"),
             (|i| i.abi = "cpython-311-x86_64-linux-musl".into(), "musl"),

@@ -178,7 +178,8 @@ impl Site {
     fn detail(&self) -> String {
         let output = self.output();
         let output = output.trim_end();
-        let start = output.ceil_char_boundary(output.len().saturating_sub(DETAIL_BYTES));
+        let least = output.len().saturating_sub(DETAIL_BYTES);
+        let start = (least..=output.len()).find(|at| output.is_char_boundary(*at)).unwrap_or(least);
         format!("{}\n(all of it: {})", &output[start..], self.log.display())
     }
 

@@ -49,7 +49,7 @@ pub(super) struct Remote {
 #[derive(Clone)]
 enum Address {
     Unix(PathBuf),
-    Http(Endpoint),
+    Http(Box<Endpoint>),
 }
 
 impl Address {
@@ -65,7 +65,7 @@ impl Address {
         if !url.starts_with("http://") {
             return Err(invalid());
         }
-        Endpoint::from_shared(url).map(Address::Http).map_err(|_| invalid())
+        Endpoint::from_shared(url).map(|url| Address::Http(Box::new(url))).map_err(|_| invalid())
     }
 
     async fn connect(&self) -> Result<HostClient<Channel>, tonic::transport::Error> {
@@ -77,7 +77,7 @@ impl Address {
                 .tcp_nodelay(true)
         };
         let channel = match self {
-            Address::Http(endpoint) => configure(endpoint.clone()).connect().await?,
+            Address::Http(endpoint) => configure(*endpoint.clone()).connect().await?,
             Address::Unix(path) => {
                 let path = path.clone();
                 let connector = service_fn(move |_: Uri| {

@@ -54,6 +54,9 @@ impl Lease {
     }
 
     /// See [`Lease::poll_recv`]; may be cancelled without loss.
+    ///
+    /// # Errors
+    /// How the worker was lost.
     pub async fn recv(&mut self) -> Result<FromWorker, Lost> {
         poll_fn(|cx| self.poll_recv(cx)).await
     }

@@ -187,7 +187,7 @@ pub struct Responses {
 
 enum State {
     Opening(oneshot::Receiver<Result<Arc<Live>>>),
-    Open(Open),
+    Open(Box<Open>),
     Done,
 }
 
@@ -213,7 +213,7 @@ impl Stream for Responses {
                 let response = match opened.unwrap_or_else(|_| Err(Error::new(Code::InvariantBroken, "the session's reader is gone"))) {
                     Ok(live) => {
                         let response = opened_response(&live.session);
-                        this.state = State::Open(Open { live, held: None, messages: None, owed: Amount::default() });
+                        this.state = State::Open(Box::new(Open { live, held: None, messages: None, owed: Amount::default() }));
                         response
                     }
                     Err(error) => {

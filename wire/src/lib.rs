@@ -8,7 +8,7 @@ pub mod ipc;
 
 /// The messages and service traits generated from `proto/pillion/v1`.
 pub mod proto {
-    #![allow(clippy::all, clippy::pedantic, missing_docs)]
+    #![allow(clippy::all, clippy::pedantic, clippy::allow_attributes_without_reason, missing_docs, reason = "generated")]
     tonic::include_proto!("pillion.v1");
 
     /// The encoded descriptors of all protos, for gRPC reflection.
