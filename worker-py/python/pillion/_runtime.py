@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from pillion import errors
@@ -35,13 +36,11 @@ class Runtime:
 
     def environment(self) -> dict[str, Any]:
         """The interpreter, and the versions of the packages that conversions use."""
-        packages = {}
-        for name in _PACKAGES:
-            try:
-                packages[name] = importlib.metadata.version(name)
-            except importlib.metadata.PackageNotFoundError:
-                continue
-        return {"python_version": platform.python_version(), "executable": sys.executable or "", "packages": packages}
+        return {
+            "python_version": platform.python_version(),
+            "executable": sys.executable or "",
+            "packages": dict(_package_versions()),
+        }
 
     def describe(self, function: Mapping[str, Any]) -> dict[str, Any]:
         """Load a function and say what it is; it is not opened."""
@@ -82,6 +81,18 @@ class Runtime:
         except PillionError as exc:
             exc.function = exc.function or loaded.label
             raise
+
+
+@lru_cache(maxsize=1)
+def _package_versions() -> dict[str, str]:
+    """Slow to read, and the same for the worker's life: a fork server reads them for all its workers."""
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
 
 
 def describe(label: str, udf: UserDefinedFunction, signature: Signature) -> dict[str, Any]:

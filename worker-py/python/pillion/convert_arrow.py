@@ -37,7 +37,7 @@ def from_result(function: str, result: Any, wanted: Type, num_rows: int) -> Colu
         hint = "it is called once per batch, and returns one array"
         raise wrong_type(function, f"`{function}` returned a `{type(result).__name__}`, not a `pyarrow.Array`", hint)
     check_length(function, len(result), num_rows)
-    return converted(function, lambda: Column.from_arrow(arrow_data(result), wanted, "result"), wanted)
+    return converted(function, lambda: Column.from_arrow(arrow_data(result), wanted), wanted)
 
 
 def from_record_batch(function: str, result: Any, fields: list[tuple[str, Type]]) -> Batch:
@@ -62,7 +62,7 @@ def from_record_batch(function: str, result: Any, fields: list[tuple[str, Type]]
 
 
 def _cast(function: str, column: Column, wanted: Type, where: str) -> Column:
-    return converted(function, lambda: Column.from_arrow(column, wanted, column.name), wanted, where)
+    return converted(function, lambda: Column.from_arrow(column, wanted), wanted, where)
 
 
 def _speaks_arrow(value: object) -> bool:

@@ -71,9 +71,8 @@ def from_result(function: str, result: Any, wanted: Type, num_rows: int) -> Colu
     """The column that a pandas function returned. Raises `result_type`, `result_length` and `result_null`."""
     if isinstance(result, pd.DataFrame) and wanted.kind == "struct":
         check_length(function, len(result), num_rows)
-        return converted(
-            function, lambda: Column.from_arrow(from_frame(function, result, wanted.children), wanted, "result"), wanted
-        )
+        rows = from_frame(function, result, wanted.children)
+        return converted(function, lambda: Column.from_arrow(rows, wanted), wanted)
     if isinstance(result, (list, tuple)):
         check_length(function, len(result), num_rows)
         return from_values(function, list(result), wanted, nan_is_null=True)
@@ -211,7 +210,7 @@ def _column(function: str, values: Any, wanted: Type, where: str) -> Column:
     if isinstance(dtype, np.dtype):
         array = values if isinstance(values, np.ndarray) else values.to_numpy()
         if dtype.kind in "biufmM":
-            return converted(function, lambda: _from_numpy(array, None, wanted, where), wanted, where)
+            return converted(function, lambda: _from_numpy(array, None, wanted), wanted, where)
         return _from_objects(function, array.astype(object), wanted, where)
     array = values if isinstance(values, pd.api.extensions.ExtensionArray) else values.array
     if isinstance(dtype, _MASKED):
@@ -220,7 +219,7 @@ def _column(function: str, values: Any, wanted: Type, where: str) -> Column:
         plain = getattr(array, "_data", None)
         if not isinstance(plain, np.ndarray):
             plain = array.to_numpy(dtype=dtype.numpy_dtype, na_value=dtype.numpy_dtype.type(0))
-        return converted(function, lambda: _from_numpy(plain, mask, wanted, where), wanted, where)
+        return converted(function, lambda: _from_numpy(plain, mask, wanted), wanted, where)
     if isinstance(dtype, pd.DatetimeTZDtype):
         if wanted.kind == "timestamp" and wanted.timezone is None:
             hint = f"declare `timestamp_ltz`, or remove the zone with `.dt.tz_localize(None)`; the result has `{dtype}`"
@@ -228,19 +227,19 @@ def _column(function: str, values: Any, wanted: Type, where: str) -> Column:
                 function, f"the {where} of `{function}` has a time zone, but its type `{wanted}` has none", hint
             )
         instants = array.tz_convert("UTC").tz_localize(None).to_numpy()
-        return converted(function, lambda: _from_numpy(instants, None, wanted, where), wanted, where)
+        return converted(function, lambda: _from_numpy(instants, None, wanted), wanted, where)
     if isinstance(dtype, pd.SparseDtype):
         return _column(function, np.asarray(array), wanted, where)
     if _is_arrow(dtype):
         chunks = array.__arrow_array__()
-        return converted(function, lambda: Column.from_arrow(arrow_data(chunks), wanted, where), wanted, where)
+        return converted(function, lambda: Column.from_arrow(arrow_data(chunks), wanted), wanted, where)
     return _from_objects(function, np.asarray(array.astype(object)), wanted, where)
 
 
-def _from_numpy(values: Any, mask: Any, wanted: Type, where: str) -> Column:
+def _from_numpy(values: Any, mask: Any, wanted: Type) -> Column:
     if not values.dtype.isnative:
         values = values.astype(values.dtype.newbyteorder("="))
-    return Column.from_numpy(values, wanted, mask, where, True)
+    return Column.from_numpy(values, wanted, mask, "", True)
 
 
 def _from_objects(function: str, values: Any, wanted: Type, where: str) -> Column:

@@ -37,13 +37,13 @@ def from_values(
     def make() -> Column:
         plain = values if convert is None else [convert(value) for value in values]
         try:
-            return Column.from_pylist(plain, wanted, where, nan_is_null)
+            return Column.from_pylist(plain, wanted, "", nan_is_null)
         except ConversionError:
             # Values of NumPy are common enough to be unwrapped, but too rare to look for them in every batch.
             unwrapped = [plain_value(value) for value in plain]
             if all(new is old for new, old in zip(unwrapped, plain)):
                 raise
-        return Column.from_pylist(unwrapped, wanted, where, nan_is_null)
+        return Column.from_pylist(unwrapped, wanted, "", nan_is_null)
 
     return converted(function, make, wanted, where)
 

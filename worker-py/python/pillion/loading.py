@@ -93,7 +93,7 @@ class Loader:
 
     def _pickled(self, data: bytes) -> LoadedFunction:
         if not self._allow_pickled_functions:
-            hint = "name the function by file or module, or configure the sidecar with `allow_pickled_functions`"
+            hint = "name the function by file or module, or configure the sidecar with `functions.allow_pickled = true`"
             raise PillionError("pickle_refused", "functions sent as pickles are switched off", hint=hint)
         key = ("pickled", hashlib.sha256(data).hexdigest())
         if key in self._functions:

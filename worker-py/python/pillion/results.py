@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pillion._native import Column, ConversionError, Type
+from pillion._native import Column, Type
 from pillion.errors import PillionError
 
 
@@ -37,11 +37,9 @@ def converted(function: str, convert: Callable[[], Column], wanted: Type, where:
     """The column that `convert` makes, checked for nulls. Raises `result_type` and `result_null`."""
     try:
         column = convert()
-    except ConversionError as exc:
-        at = f" in row {exc.row}" if exc.row is not None else ""
-        raise wrong_type(function, f"the {where} of `{function}` is not `{wanted}`{at}: {exc}") from exc
     except (TypeError, ValueError, OverflowError) as exc:
-        raise wrong_type(function, f"the {where} of `{function}` is not `{wanted}`: {exc}") from exc
+        # The extension names the row, the value and both types.
+        raise wrong_type(function, f"the {where} of `{function}` does not fit `{wanted}`: {exc}") from exc
     return check_nulls(function, column, where)
 
 
@@ -54,9 +52,10 @@ def wrong_type(function: str, message: str, hint: str = "") -> PillionError:
 
 def unsupported(function: str, column: Column, exc: BaseException) -> PillionError:
     """The error for a column that cannot be given to this kind of function."""
+    what = f"column `{column.name}`" if column.name else "the result of an earlier call"
     return PillionError(
         "unsupported_type",
-        f"column `{column.name}` of type `{column.type}` cannot be given to `{function}`: {exc}",
+        f"{what} of type `{column.type}` cannot be given to `{function}`: {exc}",
         hint="cast the column before, or declare the function with another func_type",
         function=function,
     )
