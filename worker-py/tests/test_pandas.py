@@ -121,6 +121,47 @@ def test_fixed_width_columns_are_not_copied(harness: Any) -> None:
     assert not values[0].flags.writeable
 
 
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda a: a.interpolate(),
+        lambda a: a.rolling(2).mean(),
+        lambda a: a.ewm(span=2).mean(),
+        lambda a: a.expanding().sum(),
+        lambda a: a.groupby(a > 2).transform("sum"),
+        lambda a: a.groupby(a).rank(),
+        lambda a: a.rank(),
+        lambda a: a.sort_values(),
+        lambda a: a.cumsum(),
+        lambda a: a.diff(),
+        lambda a: a.shift(),
+        lambda a: a.fillna(0),
+        lambda a: a.ffill(),
+        lambda a: a.where(a > 2, 0),
+        lambda a: a.clip(1, 2),
+        lambda a: a.replace(1, 7),
+        lambda a: a.map({1: 5, 2: 6}),
+        lambda a: a.apply(lambda value: value + 1),
+        lambda a: a.isin([1, 2]).astype(float),
+        lambda a: a.duplicated().astype(float),
+        lambda a: pd.cut(a, [0, 2, 10], labels=False),
+        lambda a: pd.qcut(a.rank(method="first"), 2, labels=False),
+        lambda a: pd.Series(np.searchsorted(np.array([1, 2]), a)),
+        lambda a: pd.Series(np.interp(a, [0, 10], [0, 1])),
+        lambda a: a.to_frame("x").merge(pd.DataFrame({"x": [1, 2, 3, 4], "y": [1.0, 2.0, 3.0, 4.0]}), on="x")["y"],
+        lambda a: a.reset_index(drop=True).reindex([3, 2, 1, 0]),
+        lambda a: a.sample(frac=1.0),
+    ],
+)
+@pytest.mark.parametrize("kind", ["double", "bigint"])
+def test_ordinary_work_needs_no_writable_memory(harness: Any, operation: Any, kind: str) -> None:
+    function = udf(operation, result_type="double", func_type="pandas")
+    values = [4, 1, 3, 2]
+    expected = operation(pd.Series(values, dtype="int64" if kind == "bigint" else "float64")).tolist()
+    result = harness.scalar(function, (kind, values)).to_pylist()
+    assert sorted(map(str, result)) == sorted("None" if value != value else str(float(value)) for value in expected)
+
+
 def test_writing_to_a_column_says_what_to_do(harness: Any) -> None:
     def write(series):
         series.to_numpy()[0] = 1

@@ -19,6 +19,12 @@ def test_named() -> None:
     assert row == (1, 2, "a")
 
 
+def test_as_dict_reaches_into_rows_lists_and_dicts() -> None:
+    row = Row(a=Row(b=1), c=[Row(d=2)], e={"k": Row(f=3)})
+    assert row.as_dict(recursive=True) == {"a": {"b": 1}, "c": [{"d": 2}], "e": {"k": {"f": 3}}}
+    assert isinstance(row.as_dict()["a"], Row)
+
+
 def test_positional() -> None:
     row = Row(1, "a")
     assert row[1] == "a"

@@ -46,11 +46,19 @@ class Row(tuple[Any, ...]):
             return f"Row({', '.join(f'{name}={value!r}' for name, value in zip(self._fields, self))})"
         return f"Row({', '.join(map(repr, self))})"
 
-    def as_dict(self) -> dict[str, Any]:
-        """The fields by name; raises `TypeError` for a row without names."""
+    def as_dict(self, recursive: bool = False) -> dict[str, Any]:
+        """The fields by name; with `recursive`, also of rows within. Raises `TypeError` for a row without names."""
         if len(self._fields) != len(self):
             raise TypeError("a row without field names is no dict")
-        return dict(zip(self._fields, self))
+        return dict(zip(self._fields, map(_plain, self) if recursive else self))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Row):
+        return value.as_dict(recursive=True)
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return {key: _plain(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def _rebuild(fields: tuple[str, ...], values: Sequence[Any]) -> Row:
