@@ -7,6 +7,7 @@
 //! `unsafe` lives in [`buffers`] and `process` only.
 
 mod batch;
+#[expect(unsafe_code, reason = "addresses that Python hands out")]
 mod buffers;
 mod capsule;
 mod cast;
@@ -17,6 +18,7 @@ mod error;
 mod from_python;
 mod numpy;
 mod parse;
+#[expect(unsafe_code, reason = "what rustix has no safe wrapper for")]
 mod process;
 mod runtime;
 mod schema;

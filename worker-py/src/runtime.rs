@@ -41,7 +41,8 @@ pub struct Broken(String);
 impl Broken {
     /// `what` failed because of `why`.
     fn new(what: &str, why: impl fmt::Display) -> Self {
-        Self(format!("{what}: {why}"))
+        // Messages of flatbuffers end in empty lines.
+        Self(format!("{what}: {}", why.to_string().trim_end()))
     }
 }
 

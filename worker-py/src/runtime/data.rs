@@ -8,13 +8,14 @@ use pillion_wire::proto;
 use proto::sidecar_data::Message as Request;
 use proto::worker_data::Message as Answer;
 use pyo3::prelude::*;
+use tokio::time::timeout;
 use tonic::Streaming;
 
 use super::connect::{Identity, Pressure, connect};
 use super::execute::{Executed, Executor};
 use super::logs::Queue;
 use super::outgoing::{self, Outgoing};
-use super::{Broken, Wires, failure};
+use super::{Broken, FLUSH, Wires, failure};
 
 /// Serves until the sidecar says to stop or is gone. Called without the GIL, which `runtime` is called with.
 pub fn serve(identity: &Identity, runtime: &Py<PyAny>, queue: &Queue, wires: Wires) -> Result<(), Broken> {
@@ -56,6 +57,11 @@ async fn converse(identity: &Identity, runtime: &Py<PyAny>, queue: &Queue, wires
         }
     };
     conversation.executor.clear();
+    if ended.is_err() {
+        // The sidecar has yet to read why; a stream that is dropped would take that with it.
+        conversation.outgoing.finish();
+        let _ = timeout(FLUSH, async { while let Ok(Some(_)) = stream.message().await {} }).await;
+    }
     ended
 }
 

@@ -20,6 +20,8 @@ struct State {
     messages: VecDeque<WorkerData>,
     /// The stream was asked for more when it had nothing: all messages are encoded.
     drained: bool,
+    /// Nothing more will be queued.
+    finished: bool,
     /// The stream was dropped: the connection is gone.
     closed: bool,
     waker: Option<Waker>,
@@ -66,6 +68,15 @@ impl Outgoing {
         }
     }
 
+    /// Ends the stream after what is queued.
+    pub fn finish(&self) {
+        let mut state = self.shared.state();
+        state.finished = true;
+        if let Some(waker) = state.waker.take() {
+            waker.wake();
+        }
+    }
+
     /// Waits until everything queued was written to the socket, or the connection is gone.
     pub async fn flush(&self) {
         loop {
@@ -93,6 +104,9 @@ impl Stream for Messages {
         let mut state = self.shared.state();
         if let Some(message) = state.messages.pop_front() {
             return Poll::Ready(Some(message));
+        }
+        if state.finished {
+            return Poll::Ready(None);
         }
         state.waker = Some(context.waker().clone());
         if !state.drained {
