@@ -202,10 +202,14 @@ class TestPandas:
         batch = Batch.from_columns([Column.from_pylist([i], kind, "x") for i in (1, 2)], ["x", "x"], 1)
         from conftest import reference
 
+        def run(function):
+            call = {"function": reference(function), "arguments": []}
+            prepared = harness.runtime.prepare({"calls": [call], "outputs": [], "input": batch.schema})
+            return [column.to_pylist() for column in prepared.call(batch)[0].columns]
+
         total = map_function(lambda f: f.sum(axis=1).to_frame("sum"), result_type={"sum": "bigint"}, func_type="pandas")
-        call = {"function": reference(total), "arguments": []}
-        prepared = harness.runtime.prepare({"calls": [call], "outputs": [], "input": batch.schema})
-        assert prepared.call(batch)[0].columns[0].to_pylist() == [3]
+        assert run(total) == [[3]]
+        assert run(map_function(lambda f: f + 1, func_type="pandas")) == [[2], [3]]
 
     @pytest.mark.parametrize(
         ("make", "code", "says"),

@@ -57,6 +57,7 @@ DTYPES = [
     ("array<bigint>", "object", "object", [1, 2]),
     ("map<string, bigint>", "object", "object", {"a": 1}),
     ("row<a bigint>", "object", "object", {"a": 1}),
+    ("dictionary<int, string>", "object", "object", "a"),
 ]
 
 
@@ -358,6 +359,19 @@ def test_columns_that_pandas_cannot_hold(harness: Any) -> None:
         assert "column `a`" in record["message"]
     else:
         assert harness.scalar(function, ("timestamp(6)", [far])).to_pylist() == [far]
+
+
+def test_batches_do_not_share_an_index(harness: Any) -> None:
+    names = []
+
+    def rename(series):
+        names.append(series.index.name)
+        series.index.name = "changed"
+        return series
+
+    for _ in range(2):
+        harness.scalar(udf(rename, result_type="bigint", func_type="pandas"), ("bigint", [1]))
+    assert names == [None, None]
 
 
 def test_two_columns(harness: Any) -> None:

@@ -32,9 +32,8 @@ _UNITS = int(pd.__version__.partition(".")[0]) >= 2
 """Whether pandas keeps the unit of timestamps; before version 2 there were nanoseconds only."""
 
 
-@lru_cache(maxsize=8)
 def index_of(num_rows: int) -> Any:
-    """The index that all columns of a batch share."""
+    """The index that all columns of a batch share; none for longer, since functions may change it."""
     return pd.RangeIndex(num_rows)
 
 
@@ -94,10 +93,11 @@ def from_frame(function: str, result: Any, fields: list[tuple[str, Type]]) -> Ba
     given = list(result.columns)
     unnamed = given == list(range(len(names)))  # made from arrays: taken by position
     order = range(len(names)) if unnamed else positions(function, names, given)
-    columns = [
-        _column(function, result[given[position]], wanted, f"column `{name}`")
-        for position, (name, wanted) in zip(order, fields)
-    ]
+    by_name = result.columns.is_unique  # the faster way to a column
+    columns = []
+    for position, (name, wanted) in zip(order, fields):
+        series = result[given[position]] if by_name else result.iloc[:, position]
+        columns.append(_column(function, series, wanted, f"column `{name}`"))
     return Batch.from_columns(columns, names, len(result))
 
 
