@@ -153,7 +153,7 @@ impl Session {
         self.output.recv().await
     }
 
-    /// The two halves, for two tasks. The session ends when both are dropped.
+    /// The two halves, for two tasks. Dropping the receiving half cancels what is open; dropping only the sending half does not finish the input.
     pub fn split(self) -> (SessionInput, SessionOutput) {
         (self.input, self.output)
     }
@@ -315,6 +315,15 @@ impl SessionOutput {
                 Poll::Ready(answer)
             }
             Link::Remote(remote) => remote.poll_answer(cx, &self.shared.gate),
+        }
+    }
+}
+
+impl Drop for SessionOutput {
+    /// Without a reader no credit comes back: whoever waits to send must not wait for ever.
+    fn drop(&mut self) {
+        if !self.done {
+            self.cancel();
         }
     }
 }

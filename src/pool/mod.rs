@@ -142,12 +142,13 @@ impl Pool {
 
     /// Ends all workers: by themselves within the grace time, else by force. Afterwards nothing of them is left.
     pub async fn shutdown(&self) {
-        let controls: Vec<Arc<dyn Control>> = {
+        // Idle workers are kept until they have ended: dropping one breaks its connection, and it could not run `close`.
+        let (idle, controls) = {
             let mut state = self.lock();
             state.closed = true;
             state.waiters.clear();
-            state.idle.clear();
-            state.members.values().map(|member| member.control.clone()).collect()
+            let controls: Vec<_> = state.members.values().map(|member| member.control.clone()).collect();
+            (std::mem::take(&mut state.idle), controls)
         };
         let grace = self.limits.shutdown_grace;
         let ends: Vec<_> = controls.into_iter().map(|control| tokio::spawn(end(control, grace, KillCause::Shutdown))).collect();
@@ -155,6 +156,7 @@ impl Pool {
             // A panic in there would have been reported; nothing is left to do about it here.
             let _ = end.await;
         }
+        drop(idle);
         self.factory.shutdown().await;
     }
 
