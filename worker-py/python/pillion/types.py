@@ -181,9 +181,9 @@ class DataTypes:
         return name, data_type
 
     @staticmethod
-    def ROW(fields: Iterable[tuple[str, object]] | Mapping[str, object], nullable: bool = True) -> DataType:
+    def ROW(row_fields: Iterable[tuple[str, object]] | Mapping[str, object], nullable: bool = True) -> DataType:
         """Structs with named fields, given as FIELDs, as `(name, type)` pairs or as a dict."""
-        return DataType(_row(fields).with_nullable(nullable))
+        return DataType(_row(row_fields).with_nullable(nullable))
 
 
 def to_type(declared: object) -> Type:
