@@ -30,6 +30,14 @@ def close_inherited() -> None:
             pass  # the one that `listdir` itself used
 
 
+def prepare_streams() -> None:
+    """Make what is printed arrive line by line, and never fail for its characters."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+
+
 def report_exit(error: BaseException) -> int:
     """Return the exit status that `error` asks for, and print it as the interpreter would at its end."""
     if isinstance(error, SystemExit):

@@ -43,7 +43,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NoReturn
 
-from pillion._process import close_inherited, leave, replace_standard_input, report_exit
+from pillion._process import close_inherited, leave, prepare_streams, replace_standard_input, report_exit
 
 #: The largest message either side sends, in bytes.
 MESSAGE_LIMIT = 64 * 1024
@@ -56,7 +56,8 @@ _IMPORT_MACHINERY = frozenset(
     {__file__, importlib.__file__, "<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>"}
 )
 
-#: What a worker runs after the fork: a function of one dictionary that returns the exit status.
+#: What a worker runs after the fork: a function of one dictionary that returns the exit status. If its module has a
+#: function `warm`, that is called once before.
 Entry = Callable[[dict[str, Any]], int]
 
 
@@ -269,10 +270,13 @@ def _prepare(configuration: dict[str, Any]) -> Entry:
     os.chdir(configuration["cwd"])
     # The collector would touch, and so unshare, every page with an object on it.
     gc.disable()
-    module, function = configuration["entry"].split(":")
-    entry: Entry = getattr(importlib.import_module(module), function)
-    for name in configuration["preload"]:
-        importlib.import_module(name)
+    name, function = configuration["entry"].split(":")
+    module = importlib.import_module(name)
+    entry: Entry = getattr(module, function)
+    for preload in configuration["preload"]:
+        importlib.import_module(preload)
+    if hasattr(module, "warm"):
+        module.warm()
     gc.collect()
     gc.freeze()
     return entry
@@ -291,6 +295,8 @@ def main() -> int:
     # Ctrl-C in a terminal is the engine's to handle.
     os.setsid()
     close_inherited()
+    # Workers inherit the streams' settings.
+    prepare_streams()
     channel = Channel.from_standard_input()
     received = channel.receive()
     if received is None:

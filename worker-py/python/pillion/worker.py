@@ -14,7 +14,7 @@ import sys
 from typing import Any, NoReturn
 
 from pillion import _native, logs
-from pillion._process import close_inherited, leave, replace_standard_input, report_exit
+from pillion._process import close_inherited, leave, prepare_streams, replace_standard_input, report_exit
 from pillion._runtime import Runtime
 
 #: The signal on which every thread's stack is written to the stacks pipe, even while a call is stuck in C.
@@ -33,7 +33,6 @@ def serve(settings: dict[str, Any]) -> int:
         arguments = f"-m pillion.worker --id {settings['id']} --environment {settings['environment']}"
         show_title(f"{sys.executable} {arguments}")
         sys.argv[:] = ["pillion.worker", *arguments.split()[2:]]
-    prepare_streams()
     raise_oom_score()
     stacks = install_faulthandler()
     logs.install()
@@ -48,20 +47,17 @@ def serve(settings: dict[str, Any]) -> int:
     )
 
 
+def warm() -> None:
+    """Do once, before the fork, what all workers would do alike: package metadata is slow to read."""
+    Runtime().environment()
+
+
 def show_title(title: str) -> None:
     """Show `title` as this process's command line."""
     try:
         _native.set_process_title(title)
     except OSError:
         pass  # without it the worker looks like its fork server
-
-
-def prepare_streams() -> None:
-    """Make what is printed arrive line by line, and never fail for its characters."""
-    for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)
-        if reconfigure is not None:
-            reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 
 def raise_oom_score() -> None:
@@ -98,6 +94,7 @@ def main() -> NoReturn:
     """Run a spawned worker."""
     os.setsid()
     close_inherited()
+    prepare_streams()
     try:
         status = serve(read_settings())
     except BaseException as error:  # noqa: BLE001 - all of them end the process, with a status of their own
