@@ -12,7 +12,7 @@ use pillion::{EnvironmentSpec, Error, FunctionRef, Pillion};
 
 use super::engine_args::{EngineArgs, function_ref};
 use super::failure::Failure;
-use super::io::{Input, ReadOptions};
+use super::io::{Input, ReadOptions, in_utc};
 use super::progress::Progress;
 use super::run::INFER_ROWS;
 use super::run::bind::signature;
@@ -131,8 +131,8 @@ async fn try_on(
 
 /// Rows as a table for people.
 fn table(batch: &RecordBatch) -> Result<String, Failure> {
-    let options = FormatOptions::default().with_null("null").with_timestamp_tz_format(Some("%Y-%m-%d %H:%M:%S%.f %Z"));
-    let shown = pretty_format_batches_with_options(std::slice::from_ref(batch), &options);
+    let options = FormatOptions::default().with_null("null");
+    let shown = in_utc(batch).and_then(|batch| pretty_format_batches_with_options(&[batch], &options));
     shown.map(|table| table.to_string()).map_err(|error| Failure::data(format!("the result cannot be shown: {error}")))
 }
 

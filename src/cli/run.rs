@@ -56,12 +56,12 @@ pub struct RunArgs {
     args: Option<Vec<String>>,
 
     /// Column for the result; replaced if it exists, else added [default: the function's name]
-    #[arg(long, value_name = "COLUMN", help_heading = "Function", conflicts_with = "filter")]
+    #[arg(long, value_name = "COLUMN", help_heading = "Function", conflicts_with = "keep_true")]
     into: Option<String>,
 
     /// Keep the rows for which the function is true
-    #[arg(long = "where", id = "filter", help_heading = "Function")]
-    filter: bool,
+    #[arg(long = "where", help_heading = "Function")]
+    keep_true: bool,
 
     /// When the function raises on a row: stop (`fail`), or give null for it (`null`)
     #[arg(long, value_enum, default_value_t = OnError::Fail, help_heading = "Function")]
@@ -188,7 +188,7 @@ impl Job<'_> {
         let args = self.args;
         let loading = args.engine.loading_text(&self.function);
         let described = progress.during(&loading, pillion.describe(&self.function, &self.environment)).await?;
-        let wish = Wish { args: args.args.as_deref(), into: args.into.as_deref(), filter: args.filter };
+        let wish = Wish { args: args.args.as_deref(), into: args.into.as_deref(), filter: args.keep_true };
         let binding = Binding::new(self.function.clone(), &described.function, &input.schema, wish)?;
         let opening = pillion
             .session(binding.plan())

@@ -9,6 +9,7 @@ mod output;
 mod parquet;
 #[cfg(test)]
 mod tests;
+mod zones;
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -22,6 +23,7 @@ use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use crate::cli::failure::Failure;
 
 pub use output::{Output, Stop, Target};
+pub use zones::in_utc;
 
 /// What a file holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
