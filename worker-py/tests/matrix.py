@@ -74,7 +74,11 @@ def environment(name: str, wanted: Environment) -> Path | None:
             subprocess.run([python, "-m", "venv", made], check=True)
             install = [made / "bin" / "python", "-m", "pip", "install", "-q", "--only-binary", ":all:"]
             subprocess.run([*install, RUNNER, *wanted.requirements], check=True)
-            made.rename(folder)  # whole or not at all; nothing of it knows its path but its scripts, which are not used
+            try:
+                made.rename(folder)  # whole or not at all; only its scripts know its path, and they are not used
+            except OSError:
+                if not folder.exists():  # else another run was faster
+                    raise
     return folder / "bin" / "python"
 
 
