@@ -68,9 +68,7 @@ impl Engine {
         self.refuse_while_draining()?;
         self.refuse_pickles([&function])?;
         let (environment, pool) = self.pool(environment).await?;
-        let mut lease = pool.lease(0).await?;
-        let function = session::describe(&mut lease, function, self.config.limits.prepare_deadline).await?;
-        let described = lease.control().map(|control| control.environment().clone()).unwrap_or_default();
+        let (function, described) = session::describe(&pool, function, &self.config.limits).await?;
         let environment = proto::EnvironmentDescription { id: environment.id.clone(), ..described };
         Ok(proto::DescribeResponse { function: Some(function), environment: Some(environment) })
     }

@@ -1,4 +1,4 @@
-//! The pool's housekeeping: keeps `min` workers, ends idle ones, watches memory.
+//! The pool's housekeeping: keeps `min` workers, ends idle and stopped ones, watches memory.
 
 use super::Pool;
 use crate::worker::KillCause;
@@ -27,6 +27,7 @@ async fn keep(pool: Weak<Pool>) {
         }
         pool.fill();
         pool.end_idle();
+        pool.end_stopped();
         pool.watch_memory();
     }
 }
@@ -64,6 +65,15 @@ impl Pool {
         };
         for slot in retired {
             self.retire(slot);
+        }
+    }
+
+    /// Kills idle workers that something outside has stopped: whoever leases them would wait until a deadline. Busy ones have that deadline.
+    fn end_stopped(&self) {
+        let idle: Vec<_> = self.lock().idle.iter().map(|slot| slot.worker.control()).collect();
+        for control in idle.iter().filter(|control| control.is_stopped()) {
+            tracing::warn!(pid = control.pid(), "an idle worker was stopped from outside, and is replaced");
+            control.kill(KillCause::Retired);
         }
     }
 

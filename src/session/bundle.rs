@@ -5,8 +5,9 @@
 
 use super::{Job, Session, timing};
 use crate::{
+    config::Limits,
     error::{Code, Error},
-    pool::{Assignment, Lease},
+    pool::{Assignment, Lease, Pool},
     worker::{Cost, FromWorker, KillCause, Lost, ToWorker},
 };
 use pillion_wire::{frame::Frame, proto};
@@ -173,7 +174,9 @@ impl<'a> Bundle<'a> {
         front.begun = Instant::now();
         self.slow_logged = false;
         let begun = front.begun;
-        let first = self.deadline().min(self.session.behaviour.limits.slow_bundle);
+        let behaviour = &self.session.behaviour;
+        // A worker that is stopped from outside while it loads is not given the time for loading, see `alarm`.
+        let first = self.deadline().min(behaviour.limits.slow_bundle).min(behaviour.deadline);
         self.alarm.as_mut().reset(begun + first);
         let Some(front) = self.flights.front() else { return };
         self.lease.assign(Some(Assignment {
@@ -233,14 +236,19 @@ impl<'a> Bundle<'a> {
         let Some(control) = self.lease.control() else { return };
         // Whoever stopped the process from outside also keeps it from answering; that must be seen before it is killed.
         let stopped = control.is_stopped();
-        let stacks = timeout(behaviour.limits.kill_grace, control.stacks()).await.ok().flatten().unwrap_or_default();
-        if begun.elapsed() < self.deadline() {
-            if !self.slow_logged {
+        // It has none to show either.
+        let stacks = match stopped {
+            true => String::new(),
+            false => timeout(behaviour.limits.kill_grace, control.stacks()).await.ok().flatten().unwrap_or_default(),
+        };
+        let over = begun.elapsed() >= self.deadline() || (stopped && begun.elapsed() >= behaviour.deadline);
+        if !over {
+            if !self.slow_logged && begun.elapsed() >= behaviour.limits.slow_bundle {
                 self.slow_logged = true;
                 tracing::warn!(seq, pid = control.pid(), "bundle lasts longer than {:?}; stacks:\n{stacks}", behaviour.limits.slow_bundle);
             }
-            let deadline = begun + self.deadline();
-            self.alarm.as_mut().reset(deadline);
+            let next = if self.slow_logged { self.deadline() } else { self.deadline().min(behaviour.limits.slow_bundle) };
+            self.alarm.as_mut().reset(begun + next);
             return;
         }
         let mut lost = self.lease.kill(KillCause::Deadline).await;
@@ -293,42 +301,74 @@ impl<'a> Bundle<'a> {
     }
 }
 
-/// Loads a plan on a leased worker and waits for the answer.
+/// Loads a plan on a worker and waits for the answer.
 pub(super) async fn prepare(
-    lease: &mut Lease,
+    pool: &Arc<Pool>,
     plan_id: u64,
     prepare: Arc<proto::Prepare>,
-    deadline: Duration,
-) -> Result<proto::Prepared, Error> {
-    lease.send(ToWorker::Prepare { plan_id, prepare });
-    match ask(lease, deadline).await? {
+    limits: &Limits,
+) -> Result<(proto::Prepared, proto::EnvironmentDescription), Error> {
+    let (mut lease, answer) = load(pool, plan_id, limits, || ToWorker::Prepare { plan_id, prepare: prepare.clone() }).await?;
+    match answer {
         FromWorker::Prepared(prepared) => {
             lease.set_prepared(plan_id);
-            Ok(prepared)
+            Ok((prepared, environment(&lease)))
         }
         FromWorker::Refused(error) => Err(error),
-        other => Err(out_of_turn(lease, &other).await),
+        other => Err(out_of_turn(&mut lease, &other).await),
     }
 }
 
-/// Describes a function on a leased worker.
+/// Describes a function on a worker.
 pub(crate) async fn describe(
-    lease: &mut Lease,
+    pool: &Arc<Pool>,
     function: proto::FunctionSpec,
-    deadline: Duration,
-) -> Result<proto::FunctionDescription, Error> {
-    lease.send(ToWorker::Describe { function });
-    match ask(lease, deadline).await? {
-        FromWorker::Described(description) => Ok(*description),
+    limits: &Limits,
+) -> Result<(proto::FunctionDescription, proto::EnvironmentDescription), Error> {
+    // No plan: any worker will do.
+    let (mut lease, answer) = load(pool, 0, limits, || ToWorker::Describe { function: function.clone() }).await?;
+    match answer {
+        FromWorker::Described(description) => Ok((*description, environment(&lease))),
         FromWorker::Refused(error) => Err(error),
-        other => Err(out_of_turn(lease, &other).await),
+        other => Err(out_of_turn(&mut lease, &other).await),
     }
 }
 
+fn environment(lease: &Lease) -> proto::EnvironmentDescription {
+    lease.control().map(|control| control.environment().clone()).unwrap_or_default()
+}
+
+/// Leases a worker and asks it something; asks another one if that worker was ended from outside, as often as a bundle is tried then.
+async fn load(
+    pool: &Arc<Pool>,
+    plan_id: u64,
+    limits: &Limits,
+    message: impl Fn() -> ToWorker + Send,
+) -> Result<(Lease, FromWorker), Error> {
+    let mut attempts = 1;
+    loop {
+        let mut lease = pool.lease(plan_id).await?;
+        lease.send(message());
+        match ask(&mut lease, limits.prepare_deadline).await {
+            Ok(answer) => return Ok((lease, answer)),
+            Err(error) if error.is_retryable() && attempts < limits.max_attempts_outside => {
+                tracing::warn!(attempts, "a worker was ended from outside while it loaded a function; another one tries");
+                attempts += 1;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The answer, or why there is none; retryable if the worker was ended from outside.
 async fn ask(lease: &mut Lease, deadline: Duration) -> Result<FromWorker, Error> {
     match timeout(deadline, lease.recv()).await {
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(lost)) => Err(lost.into_error(1)),
+        Ok(Err(lost)) => {
+            let outside = lost.outside;
+            let error = lost.into_error(1);
+            Err(if outside { error.retryable() } else { error })
+        }
         Err(_) => {
             let stacks = match lease.control() {
                 Some(control) => control.stacks().await.unwrap_or_default(),

@@ -50,13 +50,10 @@ pub async fn open(pool: Arc<Pool>, request: OpenRequest, ids: Ids, environment_i
         session_id: ids.session.clone(),
         session_name: request.name.clone(),
     });
-    let mut lease = pool.lease(ids.plan).await?;
     pool.keep_plan(ids.plan);
-    let prepared = bundle::prepare(&mut lease, ids.plan, prepare.clone(), limits.prepare_deadline).await;
-    let environment = lease.control().map(|control| control.environment().clone()).unwrap_or_default();
+    let prepared = bundle::prepare(&pool, ids.plan, prepare.clone(), limits).await;
+    let (prepared, environment) = prepared.inspect_err(|_| pool.retire_plan(ids.plan))?;
     let environment = proto::EnvironmentDescription { id: environment_id, ..environment };
-    drop(lease);
-    let prepared = prepared.inspect_err(|_| pool.retire_plan(ids.plan))?;
     let functions = prepared.functions.iter().map(|function| function.name.as_str()).collect::<Vec<_>>().join(", ");
     let described = Described { output_schema: prepared.output_schema.into(), functions: prepared.functions, environment };
     let plan = SessionPlan { id: ids.plan, prepare, functions };

@@ -183,10 +183,15 @@ impl ProcessFactory {
         let outcome = tokio::select! {
             connected = timeout(self.start_timeout, connected) => connected,
             _ = child.wait() => Ok(None),
+            () = stopped(&child) => return Err(start_failed(&child, "was stopped from outside before it was ready").await.retryable()),
         };
         let (hello, inbound) = match outcome {
             Ok(Some(connected)) => connected,
-            Ok(None) => return Err(start_failed(&child, "ended before it was ready").await),
+            Ok(None) => {
+                let outside = matches!(child.wait().await.cause, ExitCause::OutsideSignal);
+                let error = start_failed(&child, "ended before it was ready").await;
+                return Err(if outside { error.retryable() } else { error });
+            }
             Err(_) => return Err(start_failed(&child, &format!("was not ready within {:?}", self.start_timeout)).await),
         };
         if hello.protocol_version != pillion_wire::PROTOCOL_VERSION {
@@ -197,6 +202,21 @@ impl ProcessFactory {
         let control = Arc::new(ProcessControl { child, out: control_out, stacks, environment, _entry: entry });
         let assembler = Assembler::new(self.registry.limits);
         Ok(Box::new(ProcessWorker { id, out: data_out, inbound, assembler, open: None, control, ending: None }))
+    }
+}
+
+/// How often a starting worker is looked at, see [`stopped`].
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Times a worker is started that something outside kills or stops before it is ready; as for bundles, more than once is no accident of the worker's.
+const START_ATTEMPTS: u32 = 10;
+
+/// Resolves when something outside has stopped the process and not let it go on until the next look.
+async fn stopped(child: &Child) {
+    let mut looks = 0;
+    while looks < 2 {
+        tokio::time::sleep(LOOK).await;
+        looks = if child.is_stopped() { looks + 1 } else { 0 };
     }
 }
 
@@ -234,7 +254,15 @@ fn token() -> Result<String> {
 
 impl WorkerFactory for ProcessFactory {
     fn launch(&self) -> BoxFuture<'_, Result<Box<dyn Worker>>> {
-        Box::pin(self.launch_worker())
+        Box::pin(async {
+            let mut attempts = 1;
+            loop {
+                match self.launch_worker().await {
+                    Err(error) if error.is_retryable() && error.worker_loss().is_some() && attempts < START_ATTEMPTS => attempts += 1,
+                    outcome => return outcome,
+                }
+            }
+        })
     }
 
     fn shutdown(&self) -> BoxFuture<'_, ()> {
