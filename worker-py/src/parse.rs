@@ -1,11 +1,16 @@
 //! Reads types from text: SQL names as Flink writes them, and Arrow's own as pyarrow prints them.
 
+mod names;
+mod token;
+
 use std::fmt;
 use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, FieldRef, Fields, TimeUnit};
 
 use crate::datatype::Type;
+use names::{simple, unit_of};
+use token::{Token, tokens};
 
 /// Why a text is no type.
 #[derive(Debug)]
@@ -36,80 +41,6 @@ pub fn parse(text: &str) -> Result<Type, ParseError> {
         None => Ok(parsed),
         Some(token) => Err(fail(format!("unexpected `{token}` after the type"))),
     }
-}
-
-#[derive(Clone, Debug, PartialEq)]
-enum Token {
-    /// A bare word; its case is kept for field names.
-    Word(String),
-    /// A name in backticks or double quotes.
-    Name(String),
-    /// A text in single quotes.
-    Text(String),
-    Symbol(char),
-}
-
-impl fmt::Display for Token {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Word(word) => formatter.write_str(word),
-            Self::Name(name) => write!(formatter, "\"{name}\""),
-            Self::Text(text) => write!(formatter, "'{text}'"),
-            Self::Symbol(symbol) => write!(formatter, "{symbol}"),
-        }
-    }
-}
-
-fn tokens(text: &str) -> Result<Vec<Token>, String> {
-    let mut tokens = Vec::new();
-    let mut chars = text.chars().peekable();
-    while let Some(&c) = chars.peek() {
-        match c {
-            c if c.is_whitespace() => {
-                chars.next();
-            }
-            '<' | '>' | '(' | ')' | '[' | ']' | ',' | ':' | '=' => {
-                tokens.push(Token::Symbol(c));
-                chars.next();
-            }
-            '`' | '"' => tokens.push(Token::Name(quoted(&mut chars)?)),
-            '\'' => tokens.push(Token::Text(quoted(&mut chars)?)),
-            _ => {
-                let mut word = String::new();
-                while let Some(&c) = chars.peek() {
-                    // `/`, `+` and `-` are there for time zones and scales written without quotes.
-                    if c.is_alphanumeric() || "_-+/.".contains(c) {
-                        word.push(c);
-                        chars.next();
-                    } else {
-                        break;
-                    }
-                }
-                if word.is_empty() {
-                    return Err(format!("unexpected character `{c}`"));
-                }
-                tokens.push(Token::Word(word));
-            }
-        }
-    }
-    Ok(tokens)
-}
-
-/// A quoted token; the quote itself is written twice.
-fn quoted(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Result<String, String> {
-    let quote = chars.next().unwrap_or('`');
-    let mut text = String::new();
-    while let Some(c) = chars.next() {
-        if c != quote {
-            text.push(c);
-        } else if chars.peek() == Some(&quote) {
-            text.push(quote);
-            chars.next();
-        } else {
-            return Ok(text);
-        }
-    }
-    Err(format!("missing closing {quote}"))
 }
 
 struct Parser {
@@ -444,40 +375,4 @@ impl Parser {
 pub fn map_of(key: Field, value: Field) -> DataType {
     let entries = Field::new("entries", DataType::Struct(vec![key, value].into()), false);
     DataType::Map(Arc::new(entries), false)
-}
-
-fn unit_of(token: &Token) -> Result<TimeUnit, String> {
-    let Token::Word(word) = token else { return Err(format!("expected a unit, found `{token}`")) };
-    Ok(match word.to_ascii_lowercase().as_str() {
-        "0" | "s" | "second" => TimeUnit::Second,
-        "1" | "2" | "3" | "ms" => TimeUnit::Millisecond,
-        "4" | "5" | "6" | "us" => TimeUnit::Microsecond,
-        "7" | "8" | "9" | "ns" => TimeUnit::Nanosecond,
-        _ => return Err(format!("unknown unit `{word}`: use `s`, `ms`, `us`, `ns` or 0 to 9 digits")),
-    })
-}
-
-/// The types without parameters.
-fn simple(name: &str) -> Option<DataType> {
-    Some(match name {
-        "null" => DataType::Null,
-        "boolean" | "bool" => DataType::Boolean,
-        "tinyint" | "int8" | "byte" => DataType::Int8,
-        "smallint" | "int16" | "short" => DataType::Int16,
-        "int" | "integer" | "int32" => DataType::Int32,
-        "bigint" | "int64" | "long" => DataType::Int64,
-        "uint8" => DataType::UInt8,
-        "uint16" => DataType::UInt16,
-        "uint32" => DataType::UInt32,
-        "uint64" => DataType::UInt64,
-        "float16" | "half" | "halffloat" => DataType::Float16,
-        "float" | "real" | "float32" => DataType::Float32,
-        "double" | "float64" => DataType::Float64,
-        "large_string" | "large_utf8" => DataType::LargeUtf8,
-        "string_view" | "utf8_view" => DataType::Utf8View,
-        "large_bytes" | "large_binary" => DataType::LargeBinary,
-        "bytes_view" | "binary_view" => DataType::BinaryView,
-        "date" => DataType::Date32,
-        _ => return None,
-    })
 }
