@@ -398,11 +398,11 @@ fn a_probe_is_answered_while_the_data_stream_is_full_and_unread() {
         let mut taken = 0;
         loop {
             tokio::time::sleep(Duration::from_millis(500)).await;
-            let pending = rig.pillion.status(false).await.unwrap().sessions[0].pending_bytes;
-            if pending == taken && pending > 0 {
+            let done = rig.pillion.status(false).await.unwrap().sessions[0].done_batches;
+            if done == taken && done > 0 {
                 break;
             }
-            taken = pending;
+            taken = done;
         }
         let mut times = Vec::new();
         for _ in 0..50 {
