@@ -10,7 +10,7 @@ mod fixture;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use fixture::{ENTRY, Fixture};
+use fixture::{ENTRY, Fixture, exists};
 use pillion::environment::Start;
 use pillion::worker::KillCause;
 use pillion::worker::process::{LaunchLimits, LaunchSpec, Launcher};
@@ -41,6 +41,7 @@ async fn launch_many(launcher: &Launcher, fixture: &Fixture, count: usize) {
             child.kill(KillCause::Retired);
         }
         child.wait().await;
+        assert!(!exists(child.pid().into()), "it is reaped when its exit is published");
     }
 }
 

@@ -5,7 +5,6 @@
 //! the engine itself started the process or inherited it from a dead fork server, this task. Strays of the group become the engine's
 //! children (it is a subreaper) and are reaped here. Only then the exit is published.
 
-use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Command;
@@ -18,6 +17,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus};
 use tokio::net::unix::pipe::Receiver;
 use tokio::sync::{oneshot, watch};
 
+use super::exit::{Ended, Exit, Rusage};
 use super::logs::{Output, OutputLimits, OutputPipes, Tail};
 use super::memory;
 use super::strays::{self, OwnedProcess};
@@ -26,94 +26,8 @@ use crate::worker::KillCause;
 /// How long a fork server may take to report that its worker has ended before it counts as hung.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why a process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ExitCause {
-    /// The engine killed it.
-    Killed(KillCause),
-    /// It ended by itself, with an exit status.
-    Exited,
-    /// It crashed: a signal that a fault of its own raises (SIGSEGV, SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSYS, SIGTRAP).
-    Crashed,
-    /// The kernel killed it for lack of memory, as far as the kernel's count tells.
-    OutOfMemory,
-    /// Somebody else sent it a signal.
-    OutsideSignal,
-    /// Its fork server died with the answer.
-    Unknown,
-}
-
-impl ExitCause {
-    /// The cause as a label of metrics and logs: finer than [`Exit::loss_cause`].
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Killed(cause) => cause.as_str(),
-            Self::Exited => "exited",
-            Self::Crashed => "crashed",
-            Self::OutOfMemory => "out_of_memory",
-            Self::OutsideSignal => "outside_signal",
-            Self::Unknown => "unknown",
-        }
-    }
-}
-
-/// What a process has used in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rusage {
-    /// Processor time in user code.
-    pub user: Duration,
-    /// Processor time in the kernel.
-    pub system: Duration,
-    /// The most memory that was resident at once, shared pages included. Known only of workers that their fork server reaped.
-    pub max_resident_bytes: Option<u64>,
-}
-
-/// How a process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Exit {
-    /// Why.
-    pub cause: ExitCause,
-    /// The exit status, if it ended by itself.
-    pub status: Option<i32>,
-    /// The signal that ended it.
-    pub signal: Option<i32>,
-    /// What it has used, where known.
-    pub rusage: Option<Rusage>,
-}
-
-impl Exit {
-    /// The word in `WorkerLoss.cause`.
-    pub const fn loss_cause(&self) -> &'static str {
-        match self.cause {
-            ExitCause::Killed(cause) => cause.as_str(),
-            ExitCause::Exited => "exit",
-            ExitCause::Crashed | ExitCause::OutOfMemory | ExitCause::OutsideSignal => "signal",
-            ExitCause::Unknown => "unknown",
-        }
-    }
-}
-
-impl fmt::Display for Exit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.cause, self.status, self.signal) {
-            (ExitCause::Killed(cause), ..) => write!(f, "was killed by the engine ({})", cause.as_str()),
-            (ExitCause::OutOfMemory, ..) => write!(f, "was killed by the kernel, probably for lack of memory"),
-            (_, Some(status), _) => write!(f, "exited with status {status}"),
-            (ExitCause::Crashed, _, Some(signal)) => write!(f, "crashed with {}", signal_name(signal)),
-            (_, _, Some(signal)) => write!(f, "was ended by {} from outside", signal_name(signal)),
-            _ => write!(f, "ended for an unknown reason"),
-        }
-    }
-}
-
-/// The raw end of a process, as its parent learns it.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Ended {
-    pub status: Option<i32>,
-    pub signal: Option<i32>,
-    pub rusage: Option<Rusage>,
-}
+/// How often a process that is waited for is looked at, see [`Child::stopped`].
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Who reaps a process.
 pub(super) enum Parent {
@@ -201,6 +115,15 @@ impl Child {
         self.exited.borrow().is_none() && memory::is_stopped(self.pid())
     }
 
+    /// Resolves when something outside has stopped it and not let it go on until the next look, half a second later.
+    pub async fn stopped(&self) {
+        let mut looks = 0;
+        while looks < 2 {
+            tokio::time::sleep(LOOK).await;
+            looks = if self.is_stopped() { looks + 1 } else { 0 };
+        }
+    }
+
     /// Watches for its end. Holds an `Exit` once the process is reaped, its group is gone and its output is read.
     pub fn exited(&self) -> watch::Receiver<Option<Exit>> {
         self.exited.clone()
@@ -209,9 +132,9 @@ impl Child {
     /// Waits for its end.
     pub async fn wait(&self) -> Exit {
         let mut exited = self.exited.clone();
-        let unknown = Exit { cause: ExitCause::Unknown, status: None, signal: None, rusage: None };
+        let exit = exited.wait_for(Option::is_some).await.ok().and_then(|exit| *exit);
         // The channel closes without a value only when the runtime shuts down.
-        exited.wait_for(Option::is_some).await.ok().and_then(|exit| *exit).unwrap_or(unknown)
+        exit.unwrap_or_else(|| Ended::default().explain(None))
     }
 
     /// The last 4 KiB of its stderr.
@@ -280,18 +203,6 @@ impl Shared {
             _ => Ended { rusage, ..Ended::default() },
         }
     }
-
-    fn explain(&self, ended: Ended) -> Exit {
-        let cause = match (ended.status, ended.signal, self.cause.get()) {
-            (None, Some(9), Some(cause)) | (None, None, Some(cause)) => ExitCause::Killed(*cause),
-            (Some(_), ..) => ExitCause::Exited,
-            (_, Some(9), None) if oom::another() => ExitCause::OutOfMemory,
-            (_, Some(4..=8 | 11 | 31), _) => ExitCause::Crashed,
-            (_, Some(_), _) => ExitCause::OutsideSignal,
-            (None, None, None) => ExitCause::Unknown,
-        };
-        Exit { cause, status: ended.status, signal: ended.signal, rusage: ended.rusage }
-    }
 }
 
 /// Owns the process until it is reaped. Dropped before that, with the runtime, it kills the process all the same.
@@ -328,7 +239,7 @@ async fn own(mut unreaped: Unreaped, shared: Arc<Shared>, parent: Parent, output
     reap_group(shared.pid).await;
     unreaped.0 = None;
     output.finish().await;
-    publish.send_replace(Some(shared.explain(ended)));
+    publish.send_replace(Some(ended.explain(shared.cause.get().copied())));
     strays::sweep().await;
 }
 
@@ -375,63 +286,6 @@ fn waitid(id: WaitId<'_>, options: WaitIdOptions) -> rustix::io::Result<Option<W
         }
     }
 }
-
-/// The name of a signal that may end a process, as in `kill -l`.
-fn signal_name(signal: i32) -> String {
-    let name = match signal {
-        1 => "SIGHUP",
-        2 => "SIGINT",
-        3 => "SIGQUIT",
-        4 => "SIGILL",
-        5 => "SIGTRAP",
-        6 => "SIGABRT",
-        7 => "SIGBUS",
-        8 => "SIGFPE",
-        9 => "SIGKILL",
-        10 => "SIGUSR1",
-        11 => "SIGSEGV",
-        12 => "SIGUSR2",
-        13 => "SIGPIPE",
-        14 => "SIGALRM",
-        15 => "SIGTERM",
-        24 => "SIGXCPU",
-        25 => "SIGXFSZ",
-        31 => "SIGSYS",
-        other => return format!("signal {other}"),
-    };
-    name.to_owned()
-}
-
-/// Tells deaths for lack of memory from other SIGKILLs by the kernel's count of them.
-mod oom {
-    use super::memory;
-    use std::sync::Mutex;
-    use std::sync::PoisonError;
-
-    static SEEN: Mutex<Option<u64>> = Mutex::new(None);
-
-    /// Takes note of the kills so far, which belong to none of our processes. Later calls change nothing.
-    pub(in super::super) fn start() {
-        let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.is_none() {
-            *seen = memory::oom_kills();
-        }
-    }
-
-    /// Whether the kernel has killed once more than we know of; counts it as known then.
-    pub(super) fn another() -> bool {
-        let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
-        match (*seen, memory::oom_kills()) {
-            (Some(before), Some(now)) if now > before => {
-                *seen = Some(before + 1);
-                true
-            }
-            _ => false,
-        }
-    }
-}
-
-pub(super) use oom::start as start_counting_oom_kills;
 
 #[cfg(test)]
 #[path = "child_tests.rs"]

@@ -1,7 +1,7 @@
 use super::*;
 use crate::environment::Start;
 use crate::worker::process::fixture::{ENTRY, Fixture, exists};
-use crate::worker::process::{LaunchLimits, LaunchSpec, Launcher};
+use crate::worker::process::{ExitCause, LaunchLimits, LaunchSpec, Launcher};
 use rustix::process::kill_process;
 
 fn launcher(fixture: &Fixture, start: Start) -> Launcher {

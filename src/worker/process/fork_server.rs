@@ -14,7 +14,8 @@ use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use super::child::{Child, Ended, Exit, Parent, Rusage, kill_and_forget};
+use super::child::{Child, Parent, kill_and_forget};
+use super::exit::{Ended, Exit, Rusage};
 use super::logs::{OutputLimits, OutputPipes};
 use super::memory;
 use super::socket::{Message, Socket};
@@ -125,7 +126,14 @@ impl ForkServer {
         let (socket, theirs) = Socket::pair().map_err(StartError::System)?;
         command.stdin(Stdio::from(theirs));
         let process = Child::spawn(command, id, limits).map_err(StartError::System)?;
-        match tokio::time::timeout(timeout, Self::configure(&socket, &process, &configuration)).await {
+        let configured = tokio::select! {
+            configured = tokio::time::timeout(timeout, Self::configure(&socket, &process, &configuration)) => configured,
+            () = process.stopped() => {
+                process.kill(KillCause::Unresponsive);
+                Ok(Err(StartError::Died { exit: process.wait().await, stderr: process.stderr_tail() }))
+            }
+        };
+        match configured {
             Ok(result) => result?,
             Err(_) => {
                 process.kill(KillCause::StartTimeout);
@@ -212,13 +220,13 @@ impl ForkServer {
                 }
             }
         };
-        match tokio::time::timeout(timeout, exchange).await {
-            Ok(result) => result,
-            Err(_) => {
-                self.process.kill(KillCause::Unresponsive);
-                Err(ForkError::Gone)
-            }
+        tokio::select! {
+            result = exchange => return result,
+            () = tokio::time::sleep(timeout) => {}
+            () = self.process.stopped() => {}
         }
+        self.process.kill(KillCause::Unresponsive);
+        Err(ForkError::Gone)
     }
 
     /// Ends it and waits until it is reaped. Its workers live on.

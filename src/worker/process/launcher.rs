@@ -14,12 +14,14 @@ use serde::Serialize;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::child::{Child, Exit, ExitCause, start_counting_oom_kills};
+use super::child::Child;
+use super::exit::{Exit, ExitCause, start_counting_oom_kills};
 use super::fork_server::{Configuration, ForkError, ForkServer, StartError, WorkerSettings};
 use super::logs::OutputLimits;
 use super::strays;
 use crate::environment::Start;
 use crate::error::{Code, Error, WorkerLoss};
+use crate::worker::KillCause;
 
 /// Libraries with thread pools of their own, which would multiply with the workers and make forking unsafe.
 const THREAD_VARIABLES: [&str; 5] =
@@ -137,7 +139,7 @@ impl Launcher {
     ///
     /// # Errors
     /// `environment_start_failed` if the interpreter or the fork server cannot be started, with the traceback of a preload that raises
-    /// as its last words; `worker_start_failed` if the process cannot be created. A fork server that is killed from outside is no error: another is
+    /// as its last words; `worker_start_failed` if the process cannot be created. A fork server that is killed or stopped from outside is no error: another is
     /// started, and if they keep dying the worker is spawned.
     pub async fn launch(&self, id: &str, endpoint: &str, token: &str) -> Result<Child, Error> {
         become_subreaper()?;
@@ -185,7 +187,7 @@ impl Launcher {
         self.state.lock().await.server.as_ref().filter(|server| !server.is_gone()).map(|server| server.pid())
     }
 
-    /// The running fork server, or a new one. `None` if the new one was killed from outside, or if it is too early to start one.
+    /// The running fork server, or a new one. `None` if the new one was killed or stopped from outside, or if it is too early to start one.
     async fn server(&self) -> Result<Option<Arc<ForkServer>>, Error> {
         loop {
             let mut state = self.state.lock().await;
@@ -227,7 +229,10 @@ impl Launcher {
                 state.server = Some(Arc::clone(&server));
                 Ok(Some(server))
             }
-            Err(StartError::Died { exit, .. }) if exit.cause == ExitCause::OutsideSignal => Ok(None),
+            Err(StartError::Died {
+                exit: Exit { cause: ExitCause::OutsideSignal | ExitCause::Killed(KillCause::Unresponsive), .. },
+                ..
+            }) => Ok(None),
             Err(error) => {
                 let failure = Failure::new(error, &self.spec);
                 state.not_before = Some(Instant::now() + delay);

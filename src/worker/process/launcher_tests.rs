@@ -1,5 +1,4 @@
 use super::*;
-use crate::worker::KillCause;
 use crate::worker::process::fixture::{ENTRY, Fixture, exists};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -135,9 +134,7 @@ fn memory_parent(pid: i32) -> i64 {
 #[tokio::test]
 async fn a_stopped_fork_server_is_replaced() {
     let fixture = Fixture::new();
-    let mut spec = spec(&fixture, Start::Fork);
-    spec.limits.fork_timeout = Duration::from_millis(300);
-    let launcher = Launcher::new(spec);
+    let launcher = Launcher::new(spec(&fixture, Start::Fork));
     let first = launcher.launch("w-1", &fixture.endpoint(), "wait").await.unwrap();
     let (_first_voice, _) = fixture.accept().await;
     signal(launcher.fork_server_pid().await.unwrap(), Signal::STOP);
@@ -155,6 +152,17 @@ async fn a_launch_survives_fork_servers_that_are_killed_while_they_start() {
     spec.preload = vec!["deadly".into()];
     let launcher = Launcher::new(spec);
     let _child = launcher.launch("w-1", &fixture.endpoint(), "wait").await.unwrap();
+    let (_voice, hello) = fixture.accept().await;
+    assert_eq!(hello["parent"], own_pid(), "it was spawned in the end");
+}
+
+#[tokio::test]
+async fn a_launch_survives_fork_servers_that_are_stopped_while_they_start() {
+    let fixture = Fixture::new();
+    fixture.module("stopping", "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)\n");
+    let mut spec = spec(&fixture, Start::Fork);
+    spec.preload = vec!["stopping".into()];
+    let _child = Launcher::new(spec).launch("w-1", &fixture.endpoint(), "wait").await.unwrap();
     let (_voice, hello) = fixture.accept().await;
     assert_eq!(hello["parent"], own_pid(), "it was spawned in the end");
 }

@@ -183,7 +183,7 @@ impl ProcessFactory {
         let outcome = tokio::select! {
             connected = timeout(self.start_timeout, connected) => connected,
             _ = child.wait() => Ok(None),
-            () = stopped(&child) => return Err(start_failed(&child, "was stopped from outside before it was ready").await.retryable()),
+            () = child.stopped() => return Err(start_failed(&child, "was stopped from outside before it was ready").await.retryable()),
         };
         let (hello, inbound) = match outcome {
             Ok(Some(connected)) => connected,
@@ -205,20 +205,8 @@ impl ProcessFactory {
     }
 }
 
-/// How often a starting worker is looked at, see [`stopped`].
-const LOOK: Duration = Duration::from_millis(500);
-
 /// Times a worker is started that something outside kills or stops before it is ready; as for bundles, more than once is no accident of the worker's.
 const START_ATTEMPTS: u32 = 10;
-
-/// Resolves when something outside has stopped the process and not let it go on until the next look.
-async fn stopped(child: &Child) {
-    let mut looks = 0;
-    while looks < 2 {
-        tokio::time::sleep(LOOK).await;
-        looks = if child.is_stopped() { looks + 1 } else { 0 };
-    }
-}
 
 /// A registered worker; forgotten with the last use of its control.
 struct Entry {

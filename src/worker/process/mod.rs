@@ -7,6 +7,7 @@
 //! The engine becomes a child subreaper, so that workers whose fork server has died, and what workers leave behind, are reaped by it.
 
 mod child;
+mod exit;
 #[cfg(test)]
 mod fixture;
 mod fork_server;
@@ -17,6 +18,7 @@ mod memory;
 mod socket;
 mod strays;
 
-pub use child::{Child, Exit, ExitCause, Rusage};
+pub use child::Child;
+pub use exit::{Exit, ExitCause, Rusage};
 pub use launcher::{LaunchLimits, LaunchSpec, Launcher};
 pub use logs::OutputLimits;
