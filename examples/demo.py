@@ -2,8 +2,8 @@
 
     python examples/demo.py target/release/pillion
 
-Runs `pillion run` as a person would, looks at what it wrote, and shows some of it. Needs nothing but Python: pandas is installed by Pillion into
-an environment of its own, the first time.
+Runs `pillion run` as a person would, looks at what it wrote, and shows some of it. Needs nothing but Python: pandas is installed by Pillion
+into an environment of its own, the first time.
 """
 
 import csv

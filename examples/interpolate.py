@@ -6,8 +6,8 @@
 
 gives 98, 99, 100 and 99.
 
-How batches are cut matters here. A map function sees one batch at a time, and `pillion run` cuts its input into batches of 10,000 rows wherever
-that falls, so a station whose rows are spread over two batches would be interpolated in two halves. Either
+How batches are cut matters here. A map function sees one batch at a time, and `pillion run` cuts its input into batches of 10,000 rows
+wherever that falls, so a station whose rows are spread over two batches would be interpolated in two halves. Either
 
 * `--batch-rows all` makes the whole input one batch: always right, but it must fit into memory and only one worker has something to do; or
 * `--batch-by COLUMN` cuts only where the value of the column changes: the rows of a station must stand together in the input (`run` checks

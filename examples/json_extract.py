@@ -1,8 +1,8 @@
 """Take values out of JSON texts, row by row: general functions, which need no package but Python itself.
 
-    pillion run examples/json_extract.py:customer --input examples/data/events.jsonl --output customers.csv
-    pillion run examples/json_extract.py:is_large --input examples/data/events.jsonl --output large.jsonl --where
-    pillion run examples/json_extract.py:items --input examples/data/events.jsonl --output items.csv
+pillion run examples/json_extract.py:customer --input examples/data/events.jsonl --output customers.csv
+pillion run examples/json_extract.py:is_large --input examples/data/events.jsonl --output large.jsonl --where
+pillion run examples/json_extract.py:items --input examples/data/events.jsonl --output items.csv
 """
 
 import json
