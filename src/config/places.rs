@@ -1,9 +1,9 @@
 //! Folders on this machine: where caches and sockets live unless configured.
 
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -73,6 +73,7 @@ pub fn session_dir(runtime_dir: &Path) -> Result<TempDir, Error> {
     tempfile::Builder::new()
         .prefix(&prefix)
         .rand_bytes(4)
+        .permissions(Permissions::from_mode(0o700))
         .tempdir_in(runtime_dir)
         .map_err(|e| Error::new(Code::SystemRefused, format!("no folder can be made in `{}`: {e}", runtime_dir.display())))
 }
@@ -102,8 +103,6 @@ fn owner(name: &OsStr) -> Option<i32> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]
@@ -144,6 +143,7 @@ mod tests {
         let second = session_dir(&runtime).unwrap();
         assert!(!gone.exists());
         assert!(other.exists() && first.path().exists() && second.path().exists());
+        assert_eq!(fs::metadata(first.path()).unwrap().mode() & 0o777, 0o700);
         let path = first.path().to_path_buf();
         drop(first);
         assert!(!path.exists());
