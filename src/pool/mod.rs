@@ -277,6 +277,10 @@ impl Pool {
 
 async fn end(control: Arc<dyn Control>, grace: Duration, cause: KillCause) {
     control.shutdown();
+    // One that something outside has stopped will not hear of it.
+    if control.is_stopped() {
+        control.kill(cause);
+    }
     if tokio::time::timeout(grace, control.gone()).await.is_err() {
         control.kill(cause);
         control.gone().await;

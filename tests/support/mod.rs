@@ -26,7 +26,7 @@ pub struct Rig {
     pub pillion: Pillion,
     pub endpoint: Option<String>,
     served: Option<(oneshot::Sender<()>, JoinHandle<()>, Arc<Engine>)>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// A configuration for tests: two workers, own sockets, the cache that all tests share.
@@ -44,7 +44,7 @@ impl Rig {
         let mut config = config(&folder);
         change(&mut config);
         if door == Door::Embedded {
-            return Rig { pillion: Pillion::embedded(config).await.unwrap(), endpoint: None, served: None, _folder: folder };
+            return Rig { pillion: Pillion::embedded(config).await.unwrap(), endpoint: None, served: None, folder };
         }
         config.server.listen = Some(match door {
             Door::ConnectTcp => "127.0.0.1:0".parse().unwrap(),
@@ -63,7 +63,12 @@ impl Rig {
                 .unwrap();
         });
         let pillion = Pillion::connect(&endpoint).await.unwrap();
-        Rig { pillion, endpoint: Some(endpoint), served: Some((stop, serving, engine)), _folder: folder }
+        Rig { pillion, endpoint: Some(endpoint), served: Some((stop, serving, engine)), folder }
+    }
+
+    /// Where its sockets are.
+    pub fn folder(&self) -> &std::path::Path {
+        self.folder.path()
     }
 
     /// The engine behind a served door.
