@@ -25,8 +25,9 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
+    time::Duration,
 };
-use tokio::{net::UnixStream, sync::mpsc};
+use tokio::{net::UnixStream, sync::mpsc, time::timeout};
 use tokio_stream::{Stream, wrappers::UnboundedReceiverStream};
 use tonic::{
     Streaming,
@@ -39,6 +40,9 @@ const OUTPUT_CREDIT: proto::Credit = proto::Credit { bytes: 64 << 20, rows: 4 <<
 
 /// Largest HTTP/2 frame on data connections, in bytes.
 const HTTP2_FRAME_BYTES: u32 = 512 * 1024;
+
+/// A sidecar answers its first call within this time; who does not is none.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 
 /// A sidecar that answered.
 pub(super) struct Remote {
@@ -107,12 +111,19 @@ impl Remote {
                 .detail(detail)
         };
         let mut calls = address.connect().await.map_err(|error| failed(&error))?;
-        // A connection alone proves little: ask something that only a sidecar answers.
-        calls.status(proto::StatusRequest { stacks: false }).await.map_err(|status| match Error::from_status(&status).code() {
-            Code::ConnectionLost => Error::new(Code::NotASidecar, format!("what listens at `{endpoint}` is not a pillion sidecar"))
+        let foreign = |detail: String| {
+            Error::new(Code::NotASidecar, format!("what listens at `{endpoint}` is not a pillion sidecar"))
                 .hint("check the endpoint; `pillion serve` prints where it listens")
-                .detail(format!("{status:?}")),
-            _ => Error::from_status(&status),
+                .detail(detail)
+        };
+        // A connection alone proves little: ask something that only a sidecar answers, and that it answers at once.
+        let asked = timeout(ANSWER_DEADLINE, calls.status(proto::StatusRequest { stacks: false }));
+        asked.await.map_err(|_| foreign(format!("no answer within {ANSWER_DEADLINE:?}")))?.map_err(|status| {
+            match Error::from_status(&status).code() {
+                // What HTTP/2 makes of answers in another language.
+                Code::ConnectionLost | Code::Cancelled | Code::NotASidecar => foreign(format!("{status:?}")),
+                _ => Error::from_status(&status),
+            }
         })?;
         Ok(Remote { endpoint: address, calls })
     }

@@ -185,8 +185,8 @@ def _declare(
     return decorate if f is None else decorate(f)
 
 
-def callable_target(target: Any) -> Callable[..., Any] | ScalarFunction:
-    """`target` as something that can be declared; a class of :class:`ScalarFunction` is instantiated."""
+def callable_target(target: Any, name: str | None = None) -> Callable[..., Any] | ScalarFunction:
+    """`target` as something that can be declared; a class of :class:`ScalarFunction` is instantiated. `name` is how it was found."""
     if isinstance(target, type) and issubclass(target, ScalarFunction):
         return target()
     if isinstance(target, UserDefinedFunction):
@@ -196,7 +196,8 @@ def callable_target(target: Any) -> Callable[..., Any] | ScalarFunction:
     hint = "decorate a function, or an instance of a class with `__call__`"
     if isinstance(target, type):
         hint = f"derive `{target.__name__}` from `pillion.ScalarFunction`, or name a function"
-    raise PillionError("not_a_function", f"{_describe(target)} is no function that Pillion can run", hint=hint)
+    what = _describe(target) if name is None else f"`{name}`, {_describe(target)},"
+    raise PillionError("not_a_function", f"{what} is no function that Pillion can run", hint=hint)
 
 
 def _describe(target: object) -> str:

@@ -112,7 +112,7 @@ class Loader:
 def _target(found: Any, label: str) -> Any:
     """What an undecorated object means; the constructor of a user's class is user code."""
     if not (isinstance(found, type) and issubclass(found, ScalarFunction)):
-        return callable_target(found)
+        return callable_target(found, label)
     try:
         return found()
     except BaseException as exc:
