@@ -127,12 +127,17 @@ impl Progress {
 
     /// How much is done, from 0 to 1, if it can be told.
     fn part(&self) -> Option<f64> {
-        let (done, total) = match &self.size {
-            Size::Rows(total) => (self.rows, *total),
-            Size::Bytes { total, read } => (read.load(Ordering::Relaxed), *total),
+        let part = match &self.size {
+            Size::Rows(0) => 1.0,
+            Size::Rows(total) => self.rows as f64 / *total as f64,
+            // Reading runs ahead: of the part that is read, so much is done.
+            Size::Bytes { total, read, rows } => {
+                let (read, rows) = (read.load(Ordering::Relaxed) as f64, rows.load(Ordering::Relaxed) as f64);
+                (read / (*total).max(1) as f64) * (self.rows as f64 / rows.max(1.0))
+            }
             Size::Unknown => return None,
         };
-        Some(if total == 0 { 1.0 } else { (done as f64 / total as f64).min(1.0) })
+        Some(part.min(1.0))
     }
 }
 

@@ -212,7 +212,7 @@ impl Job<'_> {
         }
         commit.commit()?;
         if !args.quiet {
-            super::progress::say(&summary::text(&totals, start, self.started.elapsed()));
+            super::progress::say(&summary::text(&totals, start));
         }
         Ok(())
     }

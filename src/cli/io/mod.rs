@@ -77,10 +77,11 @@ pub struct ReadOptions {
 #[derive(Clone)]
 pub enum Size {
     Rows(u64),
-    /// Bytes in all, and those read so far.
+    /// Bytes in all, and the bytes and rows read so far.
     Bytes {
         total: u64,
         read: Arc<AtomicU64>,
+        rows: Arc<AtomicU64>,
     },
     Unknown,
 }
@@ -134,6 +135,9 @@ impl Input {
         Some(match next {
             Ok(batch) => {
                 self.rows += batch.num_rows() as u64;
+                if let Size::Bytes { rows, .. } = &self.size {
+                    rows.store(self.rows, Ordering::Relaxed);
+                }
                 Ok(batch)
             }
             Err(error) => {
@@ -279,7 +283,7 @@ struct Counted<R> {
 /// `reader`, and the size that its progress is told by.
 fn counted<R>(reader: R, total: u64) -> (Counted<R>, Size) {
     let read = Arc::new(AtomicU64::new(0));
-    (Counted { inner: reader, read: Arc::clone(&read) }, Size::Bytes { total, read })
+    (Counted { inner: reader, read: Arc::clone(&read) }, Size::Bytes { total, read, rows: Arc::default() })
 }
 
 impl<R: Read> Read for Counted<R> {

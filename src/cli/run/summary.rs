@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::flow::Totals;
 use crate::cli::progress::{count, rate, short};
 
-/// Rows, rows per second, and where the time went. `start` is the time before the first batch, `all` that of the whole command.
-pub fn text(totals: &Totals, start: Duration, all: Duration) -> String {
+/// Rows, rows per second, and where the time went. `start` is the time before the first batch.
+pub fn text(totals: &Totals, start: Duration) -> String {
     let mut text = format!(
         "{} rows in, {} rows out, {} in {} ({} rows/s)",
         count(totals.rows_in),
@@ -22,17 +22,12 @@ pub fn text(totals: &Totals, start: Duration, all: Duration) -> String {
     if totals.retries > 0 {
         text += &format!("\n{}: workers died or hung, and their batches ran again", counted(totals.retries, "retry", "retries"));
     }
-    let stages = [
-        ("read", totals.read),
-        ("queue", totals.queue),
-        ("wire", totals.wire),
-        ("convert", totals.convert),
-        ("user", totals.user),
-        ("write", totals.write),
-    ];
+    let stages =
+        [("read", totals.read), ("wire", totals.wire), ("convert", totals.convert), ("user", totals.user), ("write", totals.write)];
     let stages: Vec<String> = stages.iter().map(|(name, time)| format!("{name} {}", short(*time))).collect();
-    // The stages overlap, and several workers add up, so they are no parts of the whole.
-    text + &format!("\ntime: start {}, {}; in all {}", short(start), stages.join(", "), short(all))
+    // The stages overlap, and several workers add up, so they are no parts of the whole. All batches in the queue wait at once: their sum says nothing.
+    let queue = totals.queue / u32::try_from(totals.batches.max(1)).unwrap_or(u32::MAX);
+    text + &format!("\ntime: start {}, {}; queue {} per batch", short(start), stages.join(", "), short(queue))
 }
 
 fn counted(number: u64, one: &str, many: &str) -> String {
@@ -53,13 +48,18 @@ mod tests {
             filled: vec![("pressure".into(), 2729)],
             elapsed: Duration::from_millis(500),
             user: Duration::from_millis(120),
+            queue: Duration::from_secs(6),
             ..Totals::default()
         };
-        let shown = text(&totals, Duration::from_secs(1), Duration::from_millis(1500));
+        let shown = text(&totals, Duration::from_secs(1));
         let lines: Vec<&str> = shown.lines().collect();
         assert_eq!(lines[0], "26,115 rows in, 26,115 rows out, 3 batches in 500 ms (52,230 rows/s)");
         assert_eq!(lines[1], "gaps filled: pressure 2,729");
         assert!(lines[2].starts_with("1 retry: "));
-        assert!(lines[3].contains("start 1.0 s") && lines[3].contains("user 120 ms") && lines[3].ends_with("in all 1.5 s"), "{}", lines[3]);
+        assert!(
+            lines[3].contains("start 1.0 s") && lines[3].contains("user 120 ms") && lines[3].ends_with("queue 2.0 s per batch"),
+            "{}",
+            lines[3]
+        );
     }
 }
