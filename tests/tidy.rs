@@ -8,8 +8,6 @@ const FILE_LINES: usize = 400;
 const FUNCTION_LINES: usize = 70;
 const LONG_FILES: &[(&str, usize)] = &[
     ("src/session/mod.rs", 450),
-    ("src/worker/process/child.rs", 440),
-    ("src/worker/process/launcher.rs", 405),
     ("src/worker/process/link.rs", 430),
     ("tests/conformance.rs", 500),
 ];

@@ -68,11 +68,11 @@ pub(super) enum StartError {
     /// The process could not be created or talked to.
     System(io::Error),
     /// An import failed.
-    Failed { message: String, traceback: String, stderr: String },
+    Failed { message: String, traceback: String, exit: Exit, stderr: String },
     /// It ended before it was ready.
     Died { exit: Exit, stderr: String },
     /// It was not ready in time.
-    TimedOut { stderr: String },
+    TimedOut { exit: Exit, stderr: String },
 }
 
 /// Why a fork server did not fork.
@@ -137,8 +137,8 @@ impl ForkServer {
             Ok(result) => result?,
             Err(_) => {
                 process.kill(KillCause::StartTimeout);
-                process.wait().await;
-                return Err(StartError::TimedOut { stderr: process.stderr_tail() });
+                let exit = process.wait().await;
+                return Err(StartError::TimedOut { exit, stderr: process.stderr_tail() });
             }
         }
         let process = Arc::new(process);
@@ -170,8 +170,8 @@ impl ForkServer {
         match event {
             Ok(Event::Ready) => Ok(()),
             Ok(Event::Failed { message, traceback }) => {
-                process.wait().await;
-                Err(StartError::Failed { message, traceback, stderr: process.stderr_tail() })
+                let exit = process.wait().await;
+                Err(StartError::Failed { message, traceback, exit, stderr: process.stderr_tail() })
             }
             Ok(_) => Err(StartError::System(io::Error::new(io::ErrorKind::InvalidData, "answer out of turn"))),
             Err(error) => Err(StartError::System(error)),

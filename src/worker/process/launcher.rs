@@ -16,11 +16,12 @@ use tokio::time::Instant;
 
 use super::child::Child;
 use super::exit::{Exit, ExitCause, start_counting_oom_kills};
+use super::failure::Failure;
 use super::fork_server::{Configuration, ForkError, ForkServer, StartError, WorkerSettings};
 use super::logs::OutputLimits;
 use super::strays;
 use crate::environment::Start;
-use crate::error::{Code, Error, WorkerLoss};
+use crate::error::{Code, Error};
 use crate::worker::KillCause;
 
 /// Libraries with thread pools of their own, which would multiply with the workers and make forking unsafe.
@@ -106,16 +107,6 @@ struct State {
     not_before: Option<Instant>,
     failure: Option<Failure>,
     closed: bool,
-}
-
-/// Why the last fork server did not start, kept for launches that come before the next try.
-#[derive(Clone)]
-struct Failure {
-    message: String,
-    hint: &'static str,
-    /// What it printed, or the traceback that it sent.
-    printed: String,
-    exit: Option<Exit>,
 }
 
 #[derive(Serialize)]
@@ -234,7 +225,7 @@ impl Launcher {
                 ..
             }) => Ok(None),
             Err(error) => {
-                let failure = Failure::new(error, &self.spec);
+                let failure = Failure::new(error, &self.spec.python, self.spec.limits.start_timeout);
                 state.not_before = Some(Instant::now() + delay);
                 state.failure = Some(failure.clone());
                 Err(failure.error())
@@ -287,7 +278,9 @@ impl Launcher {
             Child::spawn(command, settings.worker.id, &self.spec.limits.output)
         };
         spawn().map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => Failure::new(StartError::System(error), &self.spec).error(),
+            io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
+                Failure::new(StartError::System(error), &self.spec.python, self.spec.limits.start_timeout).error()
+            }
             _ => Error::new(Code::WorkerStartFailed, "the worker process could not be created").detail(error.to_string()).retryable(),
         })
     }
@@ -317,64 +310,6 @@ impl Launcher {
         command.env(strays::VARIABLE, strays::mark()).current_dir(&self.spec.package_dir);
         Ok(command)
     }
-}
-
-impl Failure {
-    fn new(error: StartError, spec: &LaunchSpec) -> Self {
-        let python = spec.python.display();
-        match error {
-            StartError::System(error) => Self {
-                message: format!("the interpreter `{python}` could not be started: {error}"),
-                hint: "check the interpreter's path; `pillion check` shows which environment is used",
-                printed: String::new(),
-                exit: None,
-            },
-            StartError::Failed { message, traceback, stderr } => Self {
-                message: format!("the environment's fork server failed: {message}"),
-                hint: "a module named in `preload` cannot be imported in this environment",
-                printed: if stderr.is_empty() { traceback } else { format!("{stderr}\n{traceback}") },
-                exit: None,
-            },
-            StartError::Died { exit, stderr } => Self {
-                message: match stderr.lines().last() {
-                    Some(last) => format!("the environment's fork server {exit} while it started: {last}"),
-                    None => format!("the environment's fork server {exit} while it started"),
-                },
-                hint: "a module named in `preload` may have crashed it, or the interpreter cannot run the worker's package",
-                printed: stderr,
-                exit: Some(exit),
-            },
-            StartError::TimedOut { stderr } => Self {
-                message: format!("the environment's fork server was not ready within {} s", spec.limits.start_timeout.as_secs_f64()),
-                hint: "a module named in `preload` may hang while it is imported",
-                printed: stderr,
-                exit: None,
-            },
-        }
-    }
-
-    fn error(&self) -> Error {
-        let error = Error::new(Code::EnvironmentStartFailed, self.message.clone()).hint(self.hint);
-        if self.printed.is_empty() && self.exit.is_none() {
-            return error;
-        }
-        error.worker(WorkerLoss {
-            cause: self.exit.map_or("start", |exit| exit.loss_cause()).to_owned(),
-            exit_status: self.exit.and_then(|exit| exit.status).unwrap_or_default(),
-            signal: self.exit.and_then(|exit| exit.signal).unwrap_or_default(),
-            stderr_tail: last_words(&self.printed).to_owned(),
-            ..WorkerLoss::default()
-        })
-    }
-}
-
-/// The end of `text`, at most as much as `WorkerLoss` carries.
-fn last_words(text: &str) -> &str {
-    let mut start = text.len().saturating_sub(4 << 10);
-    while !text.is_char_boundary(start) {
-        start += 1;
-    }
-    &text[start..]
 }
 
 /// Makes this process the new parent of orphaned descendants. Idempotent.

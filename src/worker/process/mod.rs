@@ -8,6 +8,7 @@
 
 mod child;
 mod exit;
+mod failure;
 #[cfg(test)]
 mod fixture;
 mod fork_server;
