@@ -46,8 +46,8 @@ lint-rust: extension
 	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
 
 lint-python: $(TOOLS)/.done
-	$(TOOLS)/bin/ruff check worker-py examples
-	$(TOOLS)/bin/ruff format --check worker-py examples
+	$(TOOLS)/bin/ruff check worker-py examples scripts
+	$(TOOLS)/bin/ruff format --check worker-py examples scripts
 	cd worker-py && $(CURDIR)/$(TOOLS)/bin/mypy
 
 bench: build ## Round trips and throughput, beside the budgets

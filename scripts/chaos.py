@@ -10,8 +10,8 @@ Starts `pillion run` (target/release/pillion) on a generated file, and from then
     fork-server  SIGKILL to the fork server, and to a random worker so that a new one is needed
     stop         SIGSTOP to a random worker: only a deadline can notice
 
-Then compares the output with a reference computed right here, row by row and in order. Exits with 0 only if they are the same and at least one
-fault was done. Needs nothing but CPython, on Linux.
+Then compares the output with a reference computed right here, row by row and in order. Exits with 0 only if they are the same and at least
+one fault was done. Needs nothing but CPython, on Linux.
 """
 
 import argparse
