@@ -10,6 +10,7 @@ use arrow_ipc::{root_as_footer, root_as_message};
 use arrow_schema::{ArrowError, Schema};
 
 use super::output::Sink;
+use super::recast::without_dictionaries;
 use super::{Opened, Size, counted, file_size, rewind};
 
 const MAGIC: &[u8] = b"ARROW1";
@@ -72,13 +73,14 @@ pub(super) struct FileSink<W: Write>(FileWriter<W>);
 
 impl<W: Write> FileSink<W> {
     pub(super) fn new(writer: W, schema: &Schema) -> Result<Self, ArrowError> {
-        Ok(Self(FileWriter::try_new(writer, schema)?))
+        let plain = without_dictionaries(&RecordBatch::new_empty(schema.clone().into()))?;
+        Ok(Self(FileWriter::try_new(writer, plain.schema_ref())?))
     }
 }
 
 impl<W: Write + Send> Sink for FileSink<W> {
     fn write(&mut self, batch: &RecordBatch) -> Result<(), ArrowError> {
-        self.0.write(batch)
+        self.0.write(&without_dictionaries(batch)?)
     }
 
     fn finish(mut self: Box<Self>) -> Result<(), ArrowError> {

@@ -7,9 +7,9 @@ mod ipc;
 mod json;
 mod output;
 mod parquet;
+mod recast;
 #[cfg(test)]
 mod tests;
-mod zones;
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -23,7 +23,7 @@ use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use crate::cli::failure::Failure;
 
 pub use output::{Output, Stop, Target};
-pub use zones::in_utc;
+pub use recast::in_utc;
 
 /// What a file holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

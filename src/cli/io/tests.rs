@@ -1,5 +1,7 @@
 use super::*;
-use arrow_array::{ArrayRef, BooleanArray, Float64Array, Int64Array, StringArray};
+use arrow_array::cast::AsArray;
+use arrow_array::types::Int32Type;
+use arrow_array::{ArrayRef, BooleanArray, DictionaryArray, Float64Array, Int64Array, StringArray};
 use std::fs;
 
 fn batch(rows: i64) -> RecordBatch {
@@ -166,4 +168,27 @@ fn csv_has_no_form_for_nested_columns() {
     let failure = Target::reserve(&folder.path().join("a.csv")).unwrap().start(Arc::new(Schema::new(vec![field]))).err().unwrap();
     assert!(failure.report().contains("`list`") && failure.report().contains("hint: write Parquet"), "{}", failure.report());
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+/// Each batch has its own dictionary, as batches of a Parquet file do.
+#[test]
+fn dictionaries_that_change_fit_into_every_format() {
+    let folder = tempfile::tempdir().unwrap();
+    let batch = |value: &str| {
+        let column: ArrayRef = Arc::new([value, value].into_iter().collect::<DictionaryArray<Int32Type>>());
+        RecordBatch::try_from_iter_with_nullable([("t", column, true)]).unwrap()
+    };
+    for name in ["a.csv", "a.parquet", "a.arrow", "a.arrows", "a.jsonl"] {
+        let path = folder.path().join(name);
+        write(&path, &[batch("one"), batch("two")]);
+        let texts = read(&path)
+            .unwrap()
+            .iter()
+            .flat_map(|batch| {
+                let column = arrow_cast::cast(batch.column(0), &DataType::Utf8).unwrap();
+                column.as_string::<i32>().iter().map(|text| text.unwrap().to_owned()).collect::<Vec<_>>()
+            })
+            .collect::<Vec<_>>();
+        assert_eq!(texts, ["one", "one", "two", "two"], "{name}");
+    }
 }
