@@ -141,7 +141,12 @@ impl Bench {
                             sum
                         });
                     });
-                    let median = p50(all.into_inner().expect("no panic"));
+                    // Nothing was measured if the filter on the command line left it out.
+                    let all = all.into_inner().expect("no panic");
+                    if all.is_empty() {
+                        continue;
+                    }
+                    let median = p50(all);
                     self.latencies.lock().expect("no panic").push((door, function, rows, median));
                 }
             }
@@ -172,7 +177,10 @@ impl Bench {
                         took
                     });
                 });
-                self.rates.lock().expect("no panic").push((door, function, best.into_inner().expect("no panic")));
+                let best = best.into_inner().expect("no panic");
+                if best > 0.0 {
+                    self.rates.lock().expect("no panic").push((door, function, best));
+                }
             }
         }
     }
