@@ -73,14 +73,23 @@ impl Server {
         let router = router(self.engine).await?;
         let served = match self.listener {
             Listener::Unix(listener, path) => {
-                let served = router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop).await;
-                // Gone already if somebody cleaned up; the next sidecar replaces it anyway.
-                let _ = std::fs::remove_file(path);
-                served
+                // Also if this is given up because a host does not close its connection.
+                let _socket = SocketFile(path);
+                router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop).await
             }
             Listener::Tcp(listener) => router.serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop).await,
         };
         served.map_err(|error| Error::new(Code::ListenFailed, format!("serving `{endpoint}` failed: {error}")))
+    }
+}
+
+/// The socket's file, removed with its owner.
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Gone already if somebody cleaned up; the next sidecar replaces it anyway.
+        let _ = std::fs::remove_file(&self.0);
     }
 }
 
