@@ -49,7 +49,7 @@ pub fn parse_count(text: &str) -> Result<u64, String> {
 /// The shortest form that [`parse_size`] reads back unchanged.
 fn format_size(bytes: u64) -> String {
     let units = [("GiB", 1_u64 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
-    match units.iter().find(|(_, unit)| bytes >= *unit && bytes % unit == 0) {
+    match units.iter().find(|(_, unit)| bytes >= *unit && bytes.is_multiple_of(*unit)) {
         Some((name, unit)) => format!("{}{name}", bytes / unit),
         None => format!("{bytes}B"),
     }

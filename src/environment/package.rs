@@ -64,7 +64,10 @@ fn unpack(files: Content, hash: &str, parent: &Path) -> Result<PathBuf, Error> {
         loop {
             match fs::rename(fresh.path(), &target) {
                 // Now at home under its final name: nothing is left to remove.
-                Ok(()) => return Ok(drop(fresh.keep())),
+                Ok(()) => {
+                    let _ = fresh.keep();
+                    return Ok(());
+                }
                 // Another process was quicker; what it put there is as good if it is intact.
                 Err(_) if is_intact(files, &target) => return Ok(()),
                 // Damaged, by a full disk or a loss of power. Workers may still run from it, so it moves aside before it goes.

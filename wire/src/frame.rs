@@ -38,7 +38,8 @@ impl Frame {
     /// Cuts the frame into messages: the first with the headers and, if the body is small, all of it; then chunks.
     pub fn into_messages(self) -> Messages {
         let body_length = self.body_bytes();
-        let mut first = proto::Frame { headers: self.headers, body_lengths: self.body_lengths, body_length, rows: self.rows, ..Default::default() };
+        let mut first =
+            proto::Frame { headers: self.headers, body_lengths: self.body_lengths, body_length, rows: self.rows, ..Default::default() };
         let mut chunks = chunks(self.body);
         if chunks.len() == 1
             && let Some(only) = chunks.pop_front()
@@ -250,7 +251,13 @@ mod tests {
     #[test]
     fn broken_rules_are_refused() {
         let limits = FrameLimits { bytes: 1000, rows: 10 };
-        let first = |length, rows| proto::Frame { headers: vec![Bytes::from_static(b"h")], body_lengths: vec![length], body_length: length, rows, ..Default::default() };
+        let first = |length, rows| proto::Frame {
+            headers: vec![Bytes::from_static(b"h")],
+            body_lengths: vec![length],
+            body_length: length,
+            rows,
+            ..Default::default()
+        };
         let chunk = |n: usize| proto::Frame { chunk: Bytes::from(vec![0; n]), ..Default::default() };
         let push = |messages: Vec<proto::Frame>| {
             let mut assembler = Assembler::new(limits);
@@ -263,7 +270,12 @@ mod tests {
         assert_eq!(push(vec![first(u64::MAX, 1)]), Some(FrameError::TooLarge("bytes", u64::MAX, 1000)));
         assert_eq!(push(vec![first(5, 11)]), Some(FrameError::TooLarge("rows", 11, 10)));
         assert_eq!(push(vec![proto::Frame { body_length: 6, ..first(5, 1) }]), Some(FrameError::LengthsDiffer));
-        let wrapping = proto::Frame { headers: vec![Bytes::new(), Bytes::new()], body_lengths: vec![u64::MAX, 2], body_length: 1, ..Default::default() };
+        let wrapping = proto::Frame {
+            headers: vec![Bytes::new(), Bytes::new()],
+            body_lengths: vec![u64::MAX, 2],
+            body_length: 1,
+            ..Default::default()
+        };
         assert_eq!(push(vec![wrapping]), Some(FrameError::LengthsDiffer));
         assert_eq!(push(vec![proto::Frame { slot: Some(Default::default()), ..first(5, 1) }]), Some(FrameError::SlotWithoutCapability));
         assert_eq!(push(vec![first(5, 1), chunk(CHUNK_BYTES + 1)]), Some(FrameError::ChunkTooLarge(CHUNK_BYTES + 1)));

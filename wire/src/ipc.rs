@@ -238,7 +238,8 @@ fn check(batch: arrow_ipc::RecordBatch, body_length: usize) -> Result<(), ArrowE
         return Err(ArrowError::IpcError("a frame is not compressed".into()));
     }
     for buffer in batch.buffers().into_iter().flatten() {
-        let end = u64::try_from(buffer.offset()).ok().zip(u64::try_from(buffer.length()).ok()).and_then(|(at, length)| at.checked_add(length));
+        let end =
+            u64::try_from(buffer.offset()).ok().zip(u64::try_from(buffer.length()).ok()).and_then(|(at, length)| at.checked_add(length));
         if end.is_none_or(|end| end > body_length as u64) {
             return Err(ArrowError::IpcError("a buffer lies outside the body".into()));
         }
