@@ -78,6 +78,11 @@ pub fn run(
     stacks_fd: Option<i32>,
     stacks_signal: i32,
 ) -> PyResult<i32> {
+    // Before the first thread starts, which inherits it.
+    if let Err(error) = rustix::thread::set_no_new_privs(true) {
+        // Kernel and sandbox may refuse; a worker that runs no set-user-id program does not need it.
+        eprintln!("pillion worker: new privileges cannot be ruled out: {error}");
+    }
     process::keep_large_blocks();
     let environment = message::environment(runtime.bind(py).call_method0("environment")?.as_any())?;
     let identity = Identity::new(endpoint, worker_id, token).map_err(|error| pyo3::exceptions::PyValueError::new_err(error.to_string()))?;

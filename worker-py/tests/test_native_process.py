@@ -68,3 +68,11 @@ def test_without_a_sidecar_it_says_so_and_fails() -> None:
         assert done.stdout == "closed\n"
         assert f"no connection to the sidecar at `{endpoint}`" in done.stderr
         assert reason in done.stderr
+
+
+def test_a_worker_gets_no_new_privileges() -> None:
+    show = """
+    def close(self): print([line for line in open("/proc/self/status") if line.startswith("NoNewPrivs")])
+sys.exit("""
+    done = python(RUN.replace("ENDPOINT", repr("unix:/nonexistent/sidecar.sock")).replace("\nsys.exit(", show))
+    assert done.stdout == "['NoNewPrivs:\\t1\\n']\n", done.stderr

@@ -74,43 +74,57 @@ impl<'a> Executor<'a> {
         })
     }
 
-    /// Loads the functions of a plan and keeps it.
+    /// Loads the functions of a plan and keeps it, in place of an earlier one of this id. If that fails the failure is kept: it is the
+    /// answer to the batches of this plan.
     pub fn prepare(&mut self, id: u64, request: proto::Prepare) -> Message {
-        let input = match schema_from_ipc(&request.input_schema) {
-            Ok(input) => input,
-            Err(error) => {
-                return Message::Failed(*failure::error(Code::ProtocolViolation, format!("the input schema is damaged: {error}")));
+        let (entry, answer) = match self.load(request) {
+            Ok((plan, functions)) => {
+                let output_schema = schema_to_ipc(&plan.output).into();
+                (Ok(plan), Message::Prepared(proto::Prepared { output_schema, functions }))
             }
+            Err(error) => (Err(error.clone()), Message::Failed(*error)),
         };
+        // An earlier plan holds a Python object; attached, so that it goes at once.
+        Python::attach(|_| drop(self.plans.insert(id, entry)));
+        answer
+    }
+
+    fn load(&self, request: proto::Prepare) -> Result<(Plan, Vec<proto::FunctionDescription>), Box<proto::Error>> {
+        let input = schema_from_ipc(&request.input_schema)
+            .map_err(|error| failure::error(Code::ProtocolViolation, format!("the input schema is damaged: {error}")))?;
         self.queue.set_running(Running { session: request.session_id.as_str().into(), ..Running::default() });
         let prepared = self.python(|runtime| prepare(runtime, request, &input).map_err(|raised| failure::of_exception(runtime, &raised)));
         self.queue.set_running(Running::default());
-        match prepared {
-            Ok((plan, functions)) => {
-                let output_schema = schema_to_ipc(&plan.output).into();
-                self.plans.insert(id, plan);
-                Message::Prepared(proto::Prepared { output_schema, functions })
-            }
-            Err(error) => Message::Failed(*error),
-        }
+        prepared
     }
 
-    /// Forgets a plan.
+    /// Forgets a plan, or why there is none; its functions stay loaded.
     pub fn release(&mut self, id: u64) {
         // Dropping it drops a Python object; attached, so that it goes at once.
-        Python::attach(|_| self.plans.remove(id));
+        Python::attach(|_| drop(self.plans.remove(&id)));
     }
 
-    /// Executes a batch.
+    /// Executes a batch. One that cannot be decoded, or whose plan could not be prepared, fails alone.
     ///
     /// # Errors
-    /// [`Broken`] if the frame is damaged or of no plan: the sidecar and this worker do not understand each other.
+    /// [`Broken`] if the frame is of no plan: the sidecar and this worker do not understand each other.
     pub fn execute(&mut self, id: u64, frame: &Frame) -> Result<Executed, Broken> {
         let began = Instant::now();
         let runtime = self.runtime;
         let (queue, pid, limits) = (self.queue, self.pid, self.limits);
-        let plan = self.plans.get(id).ok_or_else(|| Broken(format!("a batch arrived for plan {id}, which was not prepared")))?;
-        let input = plan.decoder.decode(frame).map_err(|error| Broken::new("a batch is damaged", error))?;
+        let failed = |error| Executed { outcome: Err(error), user_ns: 0, convert_ns: nanoseconds(began.elapsed()) };
+        let plan = match self.plans.get_mut(&id) {
+            Some(Ok(plan)) => plan,
+            Some(Err(error)) => return Ok(failed(error.clone())),
+            None => return Err(Broken(format!("a batch arrived for plan {id}, which was not prepared"))),
+        };
+        let input = match plan.decoder.decode(frame) {
+            Ok(input) => input,
+            Err(error) => {
+                let broken = Broken::new("the batch cannot be decoded", error);
+                return Ok(failed(failure::error(Code::ProtocolViolation, broken.to_string())));
+            }
+        };
         queue.set_running(plan.running.clone());
         let called = Python::attach(|py| {
             let called = call(py, &plan.call, input);
@@ -130,7 +144,7 @@ impl<'a> Executor<'a> {
 
     /// Drops all plans.
     pub fn clear(&mut self) {
-        Python::attach(|_| self.plans = Plans::default());
+        Python::attach(|_| self.plans.clear());
     }
 }
 

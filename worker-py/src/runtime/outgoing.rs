@@ -89,8 +89,9 @@ impl Outgoing {
             if closed || (drained && !self.pressure.is_blocked()) {
                 return;
             }
+            // Both, whatever is awaited: a connection that dies while the socket is full closes `shared` without another write.
             tokio::select! {
-                () = self.shared.changed.notified(), if !drained => {}
+                () = self.shared.changed.notified() => {}
                 () = self.pressure.changed() => {}
             }
         }
