@@ -63,10 +63,11 @@ def rounded(value: str) -> str:
 def main() -> int:
     """Runs the command and shows what came of it; returns the exit status."""
     pillion = sys.argv[1] if len(sys.argv) > 1 else "pillion"
-    say("A year of hourly weather at three New York airports. Most readings have no wind gust, one in ten has no pressure;")
-    say("a pandas function fills the gaps of each airport, in two Python processes behind the sidecar's engine.")
+    say("A year of hourly weather at three New York airports. Most readings have no wind gust,")
+    say("one in ten has no pressure; a pandas function fills the gaps of each airport, in two")
+    say("Python processes behind the engine of the sidecar.")
     say()
-    say(f"$ pillion {shlex.join(COMMAND)}")
+    say("$ pillion " + shlex.join(COMMAND).replace(" --", " \\\n    --"))
     (ROOT / OUTPUT).parent.mkdir(exist_ok=True)
     status = subprocess.run([Path(pillion).resolve(), *COMMAND], cwd=ROOT).returncode
     if status:
