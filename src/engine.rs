@@ -85,15 +85,15 @@ impl Engine {
             plan: self.plan_ids.fetch_add(1, Ordering::Relaxed) + 1,
         };
         let max = self.config.limits.max_sessions;
-        if self.sessions().values().filter(|session| session.strong_count() > 0).count() >= max {
+        if self.sessions().values().filter(|session| session.upgrade().is_some_and(|session| !session.is_over())).count() >= max {
             let message = format!("{max} sessions are open, which is the limit");
             return Err(Error::new(Code::SessionLimit, message).hint("close some, or raise `limits.max_sessions`").retryable());
         }
         let (environment, pool) = self.pool(environment).await?;
         let session = session::open(pool, request, ids, environment.id.clone(), &self.config.limits).await?;
+        let mut sessions = self.sessions();
         // A drain that began meanwhile does not know of this session.
         self.refuse_while_draining()?;
-        let mut sessions = self.sessions();
         sessions.retain(|_, session| session.strong_count() > 0);
         sessions.insert(session.id().to_owned(), Arc::downgrade(&session));
         Ok(session)
@@ -205,6 +205,8 @@ impl Engine {
     async fn pool(&self, spec: &EnvironmentSpec) -> Result<(Arc<Environment>, Arc<Pool>)> {
         let environment = self.environments.resolve(spec).await?;
         let mut pools = self.pools();
+        // A shutdown that began meanwhile has emptied the pools and must not be given a new one.
+        self.refuse_while_draining()?;
         let pool = match pools.get(&environment.id) {
             Some(pool) => pool.clone(),
             None => {

@@ -144,10 +144,11 @@ impl Error {
         text
     }
 
-    /// A call's failure as a gRPC status: a fitting gRPC code for generic clients, the error itself in the trailers.
+    /// A call's failure as a gRPC status: a fitting gRPC code for generic clients, the error itself in the trailers, without its longest parts
+    /// if it would not fit there.
     pub fn to_status(&self) -> Status {
-        let mut status = Status::new(grpc_code(self.code()), self.message());
-        let encoded = proto::Error::from(self).encode_to_vec();
+        let mut status = Status::new(grpc_code(self.code()), cut(self.message(), TRAILER_BYTES / 8));
+        let encoded = for_trailers(self.into()).encode_to_vec();
         status.metadata_mut().insert_bin(metadata::ERROR, MetadataValue::from_bytes(&encoded));
         status
     }
@@ -166,6 +167,53 @@ impl Error {
             _ => Error::new(Code::ConnectionLost, format!("the connection to the sidecar broke: {}", status.message())).retryable(),
         }
         .detail(detail)
+    }
+}
+
+/// What clients are sure to take in trailers: 8 KiB in Java by default, of which base64 takes a quarter.
+const TRAILER_BYTES: usize = 5 * 1024;
+
+/// Leaves out what is longest and least needed until the error fits.
+fn for_trailers(mut error: proto::Error) -> proto::Error {
+    let shorten: [fn(&mut proto::Error); 4] = [
+        |error| error.detail = cut(&error.detail, TRAILER_BYTES / 8),
+        |error| {
+            if let Some(worker) = &mut error.worker {
+                worker.stacks = cut(&worker.stacks, TRAILER_BYTES / 4);
+                worker.stderr_tail = cut(&worker.stderr_tail, TRAILER_BYTES / 8);
+            }
+        },
+        |error| {
+            if let Some(exception) = &mut error.exception {
+                exception.cause = None;
+                exception.message = cut(&exception.message, TRAILER_BYTES / 8);
+                // The outermost and innermost frames say most.
+                let inner = exception.frames.len().saturating_sub(4);
+                exception.frames =
+                    exception.frames.iter().enumerate().filter(|(at, _)| *at < 2 || *at >= inner).map(|(_, f)| f.clone()).collect();
+            }
+        },
+        |error| {
+            error.message = cut(&error.message, TRAILER_BYTES / 8);
+            error.hint = cut(&error.hint, TRAILER_BYTES / 8);
+            error.exception = None;
+            error.worker = None;
+        },
+    ];
+    for shorten in shorten {
+        if error.encoded_len() <= TRAILER_BYTES {
+            break;
+        }
+        shorten(&mut error);
+    }
+    error
+}
+
+/// The first `bytes` of a text, cut between characters.
+fn cut(text: &str, bytes: usize) -> String {
+    match text.len() <= bytes {
+        true => text.to_owned(),
+        false => format!("{} ...", &text[..text.floor_char_boundary(bytes)]),
     }
 }
 
@@ -275,6 +323,21 @@ mod tests {
     fn a_status_carries_the_whole_error() {
         let back = Error::from_status(&raised().to_status());
         assert_eq!(proto::Error::from(&back), proto::Error::from(&raised()));
+    }
+
+    #[test]
+    fn an_error_of_any_size_fits_into_trailers() {
+        let mut error = raised();
+        let exception = error.0.data.exception.as_mut().unwrap();
+        exception.frames = vec![exception.frames[0].clone(); 64];
+        exception.message = "é".repeat(8000);
+        exception.cause = Some(Box::new(exception.clone()));
+        error.0.data.detail = "x".repeat(16_000);
+        let status = error.to_status();
+        assert!(status.metadata().get_bin(metadata::ERROR).unwrap().as_encoded_bytes().len() < 7000);
+        let back = Error::from_status(&status);
+        assert_eq!((back.code(), back.hint_text()), (error.code(), error.hint_text()));
+        assert_eq!(back.exception().unwrap().frames.len(), 6);
     }
 
     #[test]

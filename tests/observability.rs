@@ -1,4 +1,5 @@
 //! What is seen from outside: logs of functions, attributed; standard health and reflection; metrics.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod support;
 

@@ -146,7 +146,7 @@ pub struct Limits {
     /// The same in rows. Default 4Mi.
     #[serde(with = "units::count")]
     pub session_input_rows: u64,
-    /// Results that a host lets wait unread, in bytes; asked for by this engine's own client. Default 64MiB.
+    /// Results that the engine holds because the host has not taken them, in bytes; above, only the batch that the others wait for is begun. Default 64MiB.
     #[serde(with = "units::size")]
     pub session_output_bytes: u64,
     /// The same in rows. Default 4Mi.

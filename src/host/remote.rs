@@ -10,7 +10,7 @@ use crate::{
     error::{Code, Error, Result},
     session::{
         Answer, Input, OpenRequest,
-        credit::{Amount, Gate},
+        credit::{Amount, Gate, is_due},
     },
 };
 use arrow_schema::SchemaRef;
@@ -37,6 +37,9 @@ use tower::service_fn;
 
 /// Results that may wait unread in this process: 64 MiB, 4 Mi rows.
 const OUTPUT_CREDIT: proto::Credit = proto::Credit { bytes: 64 << 20, rows: 4 << 20 };
+
+/// Largest headers or trailers of a response, in bytes.
+const HEADER_BYTES: u32 = 1 << 20;
 
 /// Largest HTTP/2 frame on data connections, in bytes.
 const HTTP2_FRAME_BYTES: u32 = 512 * 1024;
@@ -78,6 +81,8 @@ impl Address {
                 .initial_stream_window_size(STREAM_WINDOW_BYTES)
                 .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
                 .max_frame_size(HTTP2_FRAME_BYTES)
+                // Room for errors, which travel in the trailers of a call.
+                .http2_max_header_list_size(HEADER_BYTES)
                 .tcp_nodelay(true)
         };
         let channel = match self {
@@ -181,7 +186,7 @@ impl Remote {
         let frames = Assembler::new(FrameLimits { bytes: limits.max_batch_bytes, rows: limits.max_batch_rows });
         let remote = RemoteSession {
             out: Mutex::new(Some(out)),
-            incoming: Mutex::new(Incoming { responses, frames, open: None, owed: Amount::default(), waker: None }),
+            incoming: Mutex::new(Incoming { responses: Some(responses), frames, open: None, owed: Amount::default(), waker: None }),
         };
         let opened = Opened {
             id: opened.session_id,
@@ -206,7 +211,8 @@ pub(super) struct RemoteSession {
 }
 
 struct Incoming {
-    responses: Streaming<proto::ExecuteResponse>,
+    /// Taken to end the stream: the sidecar then cancels what is open, even if the input was finished.
+    responses: Option<Streaming<proto::ExecuteResponse>>,
     frames: Assembler,
     /// What the first message of the frame in the assembler said beside it.
     open: Option<(u64, proto::Timing, Vec<proto::MetricDelta>)>,
@@ -233,7 +239,9 @@ impl RemoteSession {
     /// Ends the stream; the sidecar then cancels what is open.
     pub fn close(&self) {
         self.out.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(waker) = self.incoming().waker.take() {
+        let mut incoming = self.incoming();
+        incoming.responses = None;
+        if let Some(waker) = incoming.waker.take() {
             waker.wake();
         }
     }
@@ -241,7 +249,8 @@ impl RemoteSession {
     pub fn poll_answer(&self, cx: &mut Context<'_>, gate: &Gate) -> Poll<Option<Result<Answer>>> {
         let mut incoming = self.incoming();
         loop {
-            let response = match Pin::new(&mut incoming.responses).poll_next(cx) {
+            let Some(responses) = &mut incoming.responses else { return Poll::Ready(None) };
+            let response = match Pin::new(responses).poll_next(cx) {
                 Poll::Ready(response) => response,
                 Poll::Pending => {
                     incoming.waker = Some(cx.waker().clone());
@@ -314,7 +323,7 @@ impl Incoming {
     }
 
     fn credit_due(&mut self) -> Option<proto::Credit> {
-        if self.owed.bytes < OUTPUT_CREDIT.bytes / 8 && self.owed.rows < OUTPUT_CREDIT.rows / 8 {
+        if !is_due(self.owed.bytes, OUTPUT_CREDIT.bytes) && !is_due(self.owed.rows, OUTPUT_CREDIT.rows) {
             return None;
         }
         let owed = std::mem::take(&mut self.owed);

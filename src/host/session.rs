@@ -179,7 +179,7 @@ impl SessionInput {
             return Err(Error::new(Code::SessionClosed, "the input of the session was finished"));
         }
         let frame = self.encode(&batch)?;
-        if !self.shared.gate.take(Amount::of(frame.bytes(), frame.rows)).await {
+        if !self.admitted(Amount::of(frame.bytes(), frame.rows)).await {
             return Err(Error::new(Code::SessionClosed, "the session is over"));
         }
         self.push(Input::Batch(frame))
@@ -205,6 +205,19 @@ impl SessionInput {
                 Ok(())
             }
             Link::Remote(remote) => remote.finish(self.last_seq + 1),
+        }
+    }
+
+    /// Waits for credit; false if the session ended meanwhile.
+    async fn admitted(&self, cost: Amount) -> bool {
+        match &self.shared.link {
+            Link::Embedded(session) => tokio::select! {
+                biased;
+                taken = self.shared.gate.take(cost) => taken,
+                () = session.ended() => false,
+            },
+            // The end of a remote session is heard by whoever reads its answers, who then closes the gate.
+            Link::Remote(_) => self.shared.gate.take(cost).await,
         }
     }
 

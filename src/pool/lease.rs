@@ -13,11 +13,13 @@ pub struct Lease {
     pool: Arc<Pool>,
     slot: Option<Slot>,
     lost: Option<Lost>,
+    /// Messages that the worker has not answered.
+    unanswered: usize,
 }
 
 impl Lease {
     pub(super) fn new(pool: Arc<Pool>, slot: Slot) -> Self {
-        Lease { pool, slot: Some(slot), lost: None }
+        Lease { pool, slot: Some(slot), lost: None, unanswered: 0 }
     }
 
     /// The worker without its lease, for the pool.
@@ -33,8 +35,9 @@ impl Lease {
     /// Queues a message to the worker; never blocks.
     pub fn send(&mut self, message: ToWorker) {
         let Some(slot) = &mut self.slot else { return };
-        if let ToWorker::Release { plan_id } = &message {
-            slot.prepared.remove(plan_id);
+        match &message {
+            ToWorker::Release { plan_id } => drop(slot.prepared.remove(plan_id)),
+            _ => self.unanswered += 1,
         }
         slot.worker.send(message);
     }
@@ -46,6 +49,7 @@ impl Lease {
             (None, Some(slot)) => std::task::ready!(slot.worker.poll_recv(cx)),
             (None, None) => return Poll::Pending,
         };
+        self.unanswered = self.unanswered.saturating_sub(1);
         if let Err(lost) = &received {
             self.lost = Some(lost.clone());
             self.slot = None;
@@ -84,9 +88,21 @@ impl Lease {
     pub fn assign(&self, assignment: Option<Assignment>) {
         let Some(slot) = &self.slot else { return };
         if let Some(member) = self.pool.lock().members.get_mut(slot.worker.id()) {
-            member.batches += u64::from(assignment.is_some());
             member.assignment = assignment;
         }
+    }
+
+    /// Counts an answered batch, for the status call.
+    pub fn count_batch(&self) {
+        let Some(slot) = &self.slot else { return };
+        if let Some(member) = self.pool.lock().members.get_mut(slot.worker.id()) {
+            member.batches += 1;
+        }
+    }
+
+    /// Whether the worker should be replaced once it is given back.
+    pub fn is_worn_out(&self) -> bool {
+        self.slot.as_ref().is_some_and(|slot| self.pool.worn_out(slot).is_some())
     }
 
     /// What can be done with the worker beside the lease; `None` once it is lost.
@@ -97,6 +113,8 @@ impl Lease {
     /// Kills the worker and waits until it is reaped: the lease is poisoned.
     pub async fn kill(&mut self, cause: KillCause) -> Lost {
         if let Some(control) = self.control() {
+            // Even if the wait is given up, the worker is not given back.
+            self.unanswered += 1;
             control.kill(cause);
             self.lost = Some(control.gone().await);
             self.slot = None;
@@ -115,8 +133,12 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(slot) = self.slot.take() {
+        let Some(slot) = self.slot.take() else { return };
+        if self.unanswered == 0 {
             self.pool.give_back(slot);
+        } else {
+            // Whoever held the lease gave up in the middle: the next holder must not get answers meant for this one.
+            slot.worker.control().kill(KillCause::Cancelled);
         }
     }
 }

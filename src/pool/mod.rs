@@ -21,7 +21,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 /// The limits of a pool.
@@ -39,6 +39,7 @@ pub struct Pool {
     factory: Arc<dyn WorkerFactory>,
     limits: PoolLimits,
     state: Mutex<State>,
+    closing: Notify,
 }
 
 /// What a worker is doing for whom, for the status call.
@@ -57,7 +58,7 @@ pub struct Assignment {
 impl Pool {
     /// A pool that makes its workers with `factory`; starts `min` of them in the background.
     pub fn new(environment_id: String, factory: Arc<dyn WorkerFactory>, limits: PoolLimits) -> Arc<Self> {
-        let pool = Arc::new(Pool { environment_id, factory, limits, state: Mutex::default() });
+        let pool = Arc::new(Pool { environment_id, factory, limits, state: Mutex::default(), closing: Notify::new() });
         keeper::start(&pool);
         pool
     }
@@ -131,11 +132,20 @@ impl Pool {
             let controls: Vec<_> = state.members.values().map(|member| member.control.clone()).collect();
             (status, controls)
         };
-        for (worker, control) in status.workers.iter_mut().zip(controls) {
-            worker.private_bytes = control.private_bytes().unwrap_or_default();
-            if stacks {
-                worker.stacks = control.stacks().await.unwrap_or_else(|| "the worker does not answer".into());
-            }
+        // All at once, since one that does not answer takes its time.
+        let asked: Vec<_> = controls
+            .into_iter()
+            .map(|control| {
+                tokio::spawn(async move {
+                    let answer = if stacks { control.stacks().await } else { Some(String::new()) };
+                    (control.private_bytes(), answer)
+                })
+            })
+            .collect();
+        for (worker, asked) in status.workers.iter_mut().zip(asked) {
+            let (private_bytes, answer) = asked.await.unwrap_or_default();
+            worker.private_bytes = private_bytes.unwrap_or_default();
+            worker.stacks = answer.unwrap_or_else(|| "the worker does not answer".into());
         }
         status
     }
@@ -147,6 +157,7 @@ impl Pool {
             let mut state = self.lock();
             state.closed = true;
             state.waiters.clear();
+            self.closing.notify_waiters();
             let controls: Vec<_> = state.members.values().map(|member| member.control.clone()).collect();
             (std::mem::take(&mut state.idle), controls)
         };
@@ -170,7 +181,15 @@ impl Pool {
         let pool = self.clone();
         tokio::spawn(async move {
             let started = Instant::now();
-            let launched = pool.factory.launch().await;
+            let closing = pool.closing.notified();
+            if pool.lock().closed {
+                return;
+            }
+            // Dropping the future ends a worker that is on its way.
+            let launched = tokio::select! {
+                launched = pool.factory.launch() => launched,
+                () = closing => return,
+            };
             metrics::worker_started(&pool.environment_id, started.elapsed(), launched.is_ok());
             let mut state = pool.lock();
             state.starting -= 1;

@@ -9,7 +9,7 @@ use crate::{
     error::{Code, Error, Result},
     session::{
         Answer, Input, OpenRequest, Session,
-        credit::{Amount, Gate},
+        credit::{Amount, Gate, is_due},
     },
 };
 use bytes::Bytes;
@@ -47,6 +47,13 @@ struct Live {
     gate: Gate,
     /// Input credit the host has left, as this side counts it.
     left: std::sync::Mutex<Amount>,
+}
+
+impl Drop for Live {
+    /// Whoever was to read the answers is gone.
+    fn drop(&mut self) {
+        self.session.cancel(Error::new(Code::Cancelled, "the host went away"));
+    }
 }
 
 impl Live {
@@ -96,8 +103,11 @@ async fn read(engine: Arc<Engine>, mut requests: Streaming<proto::ExecuteRequest
                     return;
                 }
             }
-            // A host may close its half after `End`; before, the stream is broken.
-            Ok(None) if inputs.ended => return,
+            // A host may close its half after `End`; no more credit can come then, and HTTP/2 alone holds back what is left. Before, the stream is broken.
+            Ok(None) if inputs.ended => {
+                inputs.live.gate.give(Amount { bytes: i64::MAX, rows: i64::MAX });
+                return;
+            }
             Ok(None) | Err(_) => {
                 session.cancel(Error::new(Code::Cancelled, "the host closed the stream before the end"));
                 return;
@@ -273,9 +283,17 @@ impl Open {
         // Only results cost anything; what is free never waits.
         if let Some((_, cost)) = &self.held
             && *cost != Amount::default()
-            && !ready!(self.live.gate.poll_take(cx, *cost))
         {
-            return Poll::Ready(None);
+            match self.live.gate.poll_take(cx, *cost) {
+                Poll::Ready(true) => {}
+                Poll::Ready(false) => return Poll::Ready(None),
+                // A cancel must be heard although the host gives no credit.
+                Poll::Pending => {
+                    let over = ready!(self.live.session.poll_over(cx));
+                    self.held = None;
+                    return Poll::Ready(over.map(|error| respond(0, response::Message::Failed((&error).into()))));
+                }
+            }
         }
         Poll::Ready(self.held.take().map(|(answer, _)| self.answer(answer)))
     }
@@ -283,7 +301,7 @@ impl Open {
     /// Credit goes back in portions, so that small batches do not cost a message each.
     fn credit_due(&mut self) -> Option<proto::Credit> {
         let portion = self.live.session.input_credit();
-        if self.owed.bytes < portion.bytes / 8 && self.owed.rows < portion.rows / 8 {
+        if !is_due(self.owed.bytes, portion.bytes) && !is_due(self.owed.rows, portion.rows) {
             return None;
         }
         let owed = std::mem::take(&mut self.owed);

@@ -3,7 +3,7 @@
 use crate::{
     config::{Limits, session_dir},
     error::{Code, Error, Result},
-    worker::process::link::{ControlOut, DataOut, Registry},
+    worker::process::registry::{ControlOut, DataOut, Registry},
 };
 use pillion_wire::{CONNECTION_WINDOW_BYTES, MAX_MESSAGE_BYTES, PROTOCOL_VERSION, STREAM_WINDOW_BYTES, metadata, proto};
 use std::{fs::Permissions, os::unix::fs::PermissionsExt, path::Path, pin::Pin, sync::Arc};

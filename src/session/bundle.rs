@@ -5,9 +5,8 @@
 
 use super::{Job, Session, timing};
 use crate::{
-    config::Limits,
-    error::{Code, Error},
-    pool::{Assignment, Lease, Pool},
+    error::Error,
+    pool::{Assignment, Lease},
     worker::{Cost, FromWorker, KillCause, Lost, ToWorker},
 };
 use pillion_wire::{frame::Frame, proto};
@@ -17,6 +16,9 @@ use tracing::Instrument;
 
 /// Batches in a worker at once.
 const WINDOW: usize = 2;
+
+/// How often a long bundle counts as another one, and looks whether its worker has served enough.
+const WORN_CHECK: Duration = Duration::from_secs(1);
 
 /// How long a bundle goes on while other sessions wait for its worker.
 const SLICE: Duration = Duration::from_millis(10);
@@ -58,7 +60,7 @@ impl Session {
             if state.over {
                 return false;
             }
-            if !state.queue.is_empty() {
+            if self.may_begin(&state) {
                 return true;
             }
             state.idle += 1;
@@ -90,6 +92,8 @@ struct Bundle<'a> {
     preparing: bool,
     /// Counted among the session's busy drivers.
     busy: bool,
+    worn_checked: Instant,
+    worn_out: bool,
 }
 
 enum Event {
@@ -111,6 +115,8 @@ impl<'a> Bundle<'a> {
             slow_logged: false,
             preparing: false,
             busy: false,
+            worn_checked: now,
+            worn_out: false,
         }
     }
 
@@ -149,8 +155,10 @@ impl<'a> Bundle<'a> {
 
     /// Sends batches while the window has room. The plan goes first to a worker that does not have it.
     fn top_up(&mut self) {
-        let others_wait = self.busy && self.begun.elapsed() > SLICE && self.lease.pool().is_wanted();
-        while self.flights.len() < WINDOW && !others_wait {
+        if self.should_end() {
+            return;
+        }
+        while self.flights.len() < WINDOW {
             let Some(job) = self.session.take(self.flights.len(), self.busy) else { return };
             self.busy = true;
             let plan = &self.session.plan;
@@ -166,6 +174,19 @@ impl<'a> Bundle<'a> {
                 self.watch_front();
             }
         }
+    }
+
+    /// Whether the bundle takes no more: others wait for the worker, or it is due to be replaced.
+    fn should_end(&mut self) -> bool {
+        if !self.busy || self.begun.elapsed() < SLICE {
+            return false;
+        }
+        if self.worn_checked.elapsed() > WORN_CHECK {
+            self.worn_checked = Instant::now();
+            self.lease.count_bundle();
+            self.worn_out = self.lease.is_worn_out();
+        }
+        self.worn_out || self.lease.pool().is_wanted()
     }
 
     /// The first batch in flight is the one the worker is busy with: its clock starts now.
@@ -224,6 +245,7 @@ impl<'a> Bundle<'a> {
         // A batch that waited in the worker behind another was queued until that was done.
         let timing = timing(flight.job.queued, flight.begun.max(flight.sent), cost);
         self.session.commit(&flight.job, result, timing, metrics);
+        self.lease.count_batch();
         self.top_up();
         self.watch_front();
     }
@@ -299,90 +321,4 @@ impl<'a> Bundle<'a> {
             self.lease.kill(KillCause::Cancelled).await;
         }
     }
-}
-
-/// Loads a plan on a worker and waits for the answer.
-pub(super) async fn prepare(
-    pool: &Arc<Pool>,
-    plan_id: u64,
-    prepare: Arc<proto::Prepare>,
-    limits: &Limits,
-) -> Result<(proto::Prepared, proto::EnvironmentDescription), Error> {
-    let (mut lease, answer) = load(pool, plan_id, limits, || ToWorker::Prepare { plan_id, prepare: prepare.clone() }).await?;
-    match answer {
-        FromWorker::Prepared(prepared) => {
-            lease.set_prepared(plan_id);
-            Ok((prepared, environment(&lease)))
-        }
-        FromWorker::Refused(error) => Err(error),
-        other => Err(out_of_turn(&mut lease, &other).await),
-    }
-}
-
-/// Describes a function on a worker.
-pub(crate) async fn describe(
-    pool: &Arc<Pool>,
-    function: proto::FunctionSpec,
-    limits: &Limits,
-) -> Result<(proto::FunctionDescription, proto::EnvironmentDescription), Error> {
-    // No plan: any worker will do.
-    let (mut lease, answer) = load(pool, 0, limits, || ToWorker::Describe { function: function.clone() }).await?;
-    match answer {
-        FromWorker::Described(description) => Ok((*description, environment(&lease))),
-        FromWorker::Refused(error) => Err(error),
-        other => Err(out_of_turn(&mut lease, &other).await),
-    }
-}
-
-fn environment(lease: &Lease) -> proto::EnvironmentDescription {
-    lease.control().map(|control| control.environment().clone()).unwrap_or_default()
-}
-
-/// Leases a worker and asks it something; asks another one if that worker was ended from outside, as often as a bundle is tried then.
-async fn load(
-    pool: &Arc<Pool>,
-    plan_id: u64,
-    limits: &Limits,
-    message: impl Fn() -> ToWorker + Send,
-) -> Result<(Lease, FromWorker), Error> {
-    let mut attempts = 1;
-    loop {
-        let mut lease = pool.lease(plan_id).await?;
-        lease.send(message());
-        match ask(&mut lease, limits.prepare_deadline).await {
-            Ok(answer) => return Ok((lease, answer)),
-            Err(error) if error.is_retryable() && attempts < limits.max_attempts_outside => {
-                tracing::warn!(attempts, "a worker was ended from outside while it loaded a function; another one tries");
-                attempts += 1;
-            }
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-/// The answer, or why there is none; retryable if the worker was ended from outside.
-async fn ask(lease: &mut Lease, deadline: Duration) -> Result<FromWorker, Error> {
-    match timeout(deadline, lease.recv()).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(lost)) => {
-            let outside = lost.outside;
-            let error = lost.into_error(1);
-            Err(if outside { error.retryable() } else { error })
-        }
-        Err(_) => {
-            let stacks = match lease.control() {
-                Some(control) => control.stacks().await.unwrap_or_default(),
-                None => String::new(),
-            };
-            let mut lost = lease.kill(KillCause::Deadline).await;
-            lost.loss.stacks = stacks;
-            let message = format!("loading the function took longer than {deadline:?}");
-            Err(Error::new(Code::DeadlineExceeded, message).hint("raise `limits.prepare_deadline` if it is legitimate").worker(lost.loss))
-        }
-    }
-}
-
-async fn out_of_turn(lease: &mut Lease, message: &FromWorker) -> Error {
-    let lost = lease.kill(KillCause::Protocol).await;
-    Error::new(Code::ProtocolViolation, "the worker answered out of turn").detail(format!("{message:?}")).worker(lost.loss)
 }

@@ -39,6 +39,11 @@ impl Amount {
     }
 }
 
+/// Whether so much credit is owed that it should be given back: an eighth of all, so that small batches do not cost a message each.
+pub fn is_due(owed: i64, all: i64) -> bool {
+    owed > 0 && owed >= (all / 8).max(1)
+}
+
 /// The sender's side of a credit: one task waits at it.
 #[derive(Debug)]
 pub struct Gate(Mutex<State>);

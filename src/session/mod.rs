@@ -5,11 +5,14 @@
 
 mod bundle;
 pub mod credit;
+mod load;
 mod open;
 mod order;
+mod types;
 
-pub(crate) use bundle::describe;
+pub(crate) use load::describe;
 pub use open::{Ids, OpenRequest, open};
+pub use types::{Answer, Behaviour, Described, Input, SessionPlan};
 
 use crate::{
     config::Limits,
@@ -18,7 +21,6 @@ use crate::{
     pool::Pool,
     worker::Cost,
 };
-use bytes::Bytes;
 use credit::Amount;
 use order::Order;
 use pillion_wire::{frame::Frame, proto};
@@ -31,69 +33,6 @@ use std::{
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tracing::Instrument;
-
-/// One input of a session.
-#[derive(Debug)]
-pub enum Input {
-    /// A batch for the function.
-    Batch(Frame),
-    /// Passed on behind the answers to what came before.
-    Watermark(proto::Watermark),
-    /// Noted; a stateless function has no use for it.
-    Idle(proto::Idle),
-    /// Answered by [`Answer::Snapshotted`]; a stateless function has nothing to write.
-    Barrier(proto::Barrier),
-}
-
-/// What comes out of a session, in input order.
-#[derive(Debug)]
-pub enum Answer {
-    /// The answer to batch `seq`: a result, or why it failed and had no effect.
-    Batch { seq: u64, result: Result<Frame>, timing: proto::Timing, metrics: Vec<proto::MetricDelta>, refund: Amount },
-    /// A watermark, after everything it covers.
-    Watermark { seq: u64, watermark: proto::Watermark },
-    /// What precedes it belongs to the checkpoint, nothing after.
-    Snapshotted { seq: u64, checkpoint_id: u64 },
-    /// The last answer.
-    Ended(proto::Ended),
-}
-
-/// How a session behaves, with the defaults filled in.
-#[derive(Clone, Debug)]
-pub struct Behaviour {
-    /// Results keep the input order.
-    pub ordered: bool,
-    /// Longest time a batch may take in a worker.
-    pub deadline: Duration,
-    /// Tries of a batch that itself kills or hangs its worker.
-    pub max_attempts: u32,
-    /// Most workers at once.
-    pub max_workers: usize,
-    /// The rest of the limits.
-    pub limits: Limits,
-}
-
-/// What a worker must load to serve a session.
-#[derive(Debug)]
-pub struct SessionPlan {
-    /// Unique in the engine.
-    pub id: u64,
-    /// As sent to workers.
-    pub prepare: Arc<proto::Prepare>,
-    /// The functions, for people.
-    pub functions: String,
-}
-
-/// What opening a session found out.
-#[derive(Clone, Debug)]
-pub struct Described {
-    /// IPC schema message of the results.
-    pub output_schema: Bytes,
-    /// The functions of the plan.
-    pub functions: Vec<proto::FunctionDescription>,
-    /// Where they run.
-    pub environment: proto::EnvironmentDescription,
-}
 
 /// An open session.
 pub struct Session {
@@ -131,7 +70,14 @@ struct State {
     reader: Option<Waker>,
     stats: proto::Ended,
     pending_bytes: i64,
+    /// Batches taken in.
+    taken: u64,
+    /// Results that the host has not taken.
+    held: Amount,
 }
+
+/// Answers and marks that may wait for what comes before them; credit bounds the batches among them, nothing else bounds the marks.
+const MAX_HELD: usize = 1 << 20;
 
 /// A batch on its way.
 #[derive(Debug)]
@@ -167,6 +113,8 @@ impl Session {
             reader: None,
             stats: proto::Ended { total: Some(proto::Timing::default()), ..Default::default() },
             pending_bytes: 0,
+            taken: 0,
+            held: Amount::default(),
         };
         let (work, more, cancelled) = (Semaphore::new(0), Notify::new(), Notify::new());
         let span = tracing::info_span!("session", id, name, traceparent, functions = plan.functions);
@@ -213,10 +161,14 @@ impl Session {
             let message = format!("input {seq} does not follow input {}", state.last_seq);
             return Err(Error::new(Code::ProtocolViolation, message));
         }
+        if state.order.held() >= MAX_HELD {
+            return Err(Error::new(Code::ProtocolViolation, "too many inputs wait for the answers before them"));
+        }
         match input {
             Input::Batch(frame) => {
                 self.check_size(&frame)?;
                 state.last_seq = seq;
+                state.taken += 1;
                 state.pending_bytes += frame.bytes() as i64;
                 state.queue.push_back(Job { seq, frame, queued: Instant::now(), attempts: 0, attempts_outside: 0 });
                 self.summon_driver(&mut state);
@@ -275,7 +227,7 @@ impl Session {
     }
 
     /// The next answer; `None` after [`Answer::Ended`] or an error. One task reads.
-    pub fn poll_answer(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Answer>>> {
+    pub fn poll_answer(self: &Arc<Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Answer>>> {
         let mut state = self.lock();
         if let Some(failure) = state.failure.take() {
             return Poll::Ready(Some(Err(failure)));
@@ -284,6 +236,13 @@ impl Session {
             return Poll::Ready(None);
         }
         if let Some(answer) = state.order.pop() {
+            if let Answer::Batch { result: Ok(frame), .. } = &answer {
+                state.held = state.held.minus(Amount::of(frame.bytes(), frame.rows));
+                // There may be room again for what could not be begun.
+                if !state.queue.is_empty() {
+                    self.summon_driver(&mut state);
+                }
+            }
             return Poll::Ready(Some(Ok(answer)));
         }
         if state.finished && state.order.is_done(state.last_seq) {
@@ -294,11 +253,31 @@ impl Session {
             };
             drop(state);
             self.work.close();
+            // Drivers in the line for a worker.
+            self.cancelled.notify_waiters();
             metrics::session_closed();
             return Poll::Ready(Some(last));
         }
         state.reader = Some(cx.waker().clone());
         Poll::Pending
+    }
+
+    /// Whether the session was ended from outside, for a reader that cannot take an answer now: as [`Session::poll_answer`], but takes none.
+    pub fn poll_over(&self, cx: &mut Context<'_>) -> Poll<Option<Error>> {
+        let mut state = self.lock();
+        if state.over {
+            return Poll::Ready(state.failure.take());
+        }
+        state.reader = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Resolves when the session is over.
+    pub async fn ended(&self) {
+        let ended = self.cancelled.notified();
+        if !self.is_over() {
+            ended.await;
+        }
     }
 
     /// For the status call.
@@ -307,7 +286,7 @@ impl Session {
         proto::SessionStatus {
             session_id: self.id.clone(),
             name: self.name.clone(),
-            pending_batches: state.last_seq.saturating_sub(state.stats.batches + state.stats.failed),
+            pending_batches: state.taken.saturating_sub(state.stats.batches + state.stats.failed),
             pending_bytes: state.pending_bytes.max(0) as u64,
             done_batches: state.stats.batches + state.stats.failed,
             retries: state.stats.retries,
@@ -325,6 +304,9 @@ impl Session {
 
     /// Sees to it that some driver takes the batch that was just queued.
     fn summon_driver(self: &Arc<Self>, state: &mut State) {
+        if !self.may_begin(state) {
+            return;
+        }
         if state.idle > 0 {
             state.idle -= 1;
             self.work.add_permits(1);
@@ -336,12 +318,22 @@ impl Session {
         }
     }
 
+    /// Whether the batch at the head of the queue may be begun: while the host leaves too many results untaken, only the one that all others wait for.
+    fn may_begin(&self, state: &State) -> bool {
+        let limits = &self.behaviour.limits;
+        let room = Amount::of(limits.session_output_bytes, limits.session_output_rows).minus(state.held);
+        state.queue.front().is_some_and(|job| room.is_open() || state.order.is_next(job.seq))
+    }
+
     /// The next batch for a driver that has `in_flight` batches in its worker. A second batch is given out only when every other driver that could take it
     /// has one, so that two long batches run on two workers.
     fn take(&self, in_flight: usize, counted: bool) -> Option<Job> {
         let mut state = self.lock();
         let others = self.behaviour.max_workers.saturating_sub(state.busy);
         if in_flight > 0 && state.queue.len() <= others {
+            return None;
+        }
+        if !self.may_begin(&state) {
             return None;
         }
         let job = state.queue.pop_front()?;
@@ -360,6 +352,9 @@ impl Session {
         self.metrics.done(&timing, &job.frame, result.as_ref().ok());
         let mut state = self.lock();
         state.pending_bytes -= refund.bytes;
+        if let Ok(frame) = &result {
+            state.held = state.held.plus(Amount::of(frame.bytes(), frame.rows));
+        }
         match &result {
             Ok(_) => state.stats.batches += 1,
             Err(_) => state.stats.failed += 1,
@@ -390,6 +385,9 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        if !self.is_over() {
+            metrics::session_closed();
+        }
         self.pool.retire_plan(self.plan.id);
     }
 }

@@ -1,6 +1,6 @@
 //! Opening a session: everything that can be wrong is found here, before the first batch.
 
-use super::{Behaviour, Described, Session, SessionPlan, bundle};
+use super::{Behaviour, Described, Session, SessionPlan, load};
 use crate::{
     config::Limits,
     error::{Code, Error, Result},
@@ -51,7 +51,7 @@ pub async fn open(pool: Arc<Pool>, request: OpenRequest, ids: Ids, environment_i
         session_name: request.name.clone(),
     });
     pool.keep_plan(ids.plan);
-    let prepared = bundle::prepare(&pool, ids.plan, prepare.clone(), limits).await;
+    let prepared = load::prepare(&pool, ids.plan, prepare.clone(), limits).await;
     let (prepared, environment) = prepared.inspect_err(|_| pool.retire_plan(ids.plan))?;
     let environment = proto::EnvironmentDescription { id: environment_id, ..environment };
     let functions = prepared.functions.iter().map(|function| function.name.as_str()).collect::<Vec<_>>().join(", ");

@@ -46,13 +46,17 @@ impl<T> Order<T> {
         self.ready.pop_front()
     }
 
+    /// Whether everything before `seq` was answered, and `seq` was not.
+    pub fn is_next(&self, seq: u64) -> bool {
+        self.next == seq
+    }
+
     /// True if everything up to and including `last` was answered and taken.
     pub fn is_done(&self, last: u64) -> bool {
         self.next > last && self.ready.is_empty()
     }
 
-    /// How many inputs before the newest answer are still missing theirs, plus the answers not yet taken.
-    #[cfg(test)]
+    /// Answers and marks that wait for those before them or for the reader.
     pub fn held(&self) -> usize {
         self.waiting.len() + self.ready.len()
     }

@@ -84,7 +84,7 @@ fn fine(seqs: impl IntoIterator<Item = u64>) -> Vec<(u64, Option<Code>)> {
 #[tokio::test(start_paused = true)]
 async fn answers_keep_the_input_order_on_several_workers() {
     // Every third batch is slow, so that later ones overtake it.
-    let slow = |seq: u64, _| if seq % 3 == 0 { Act::EchoAfter(Duration::from_millis(50)) } else { Act::Echo };
+    let slow = |seq: u64, _| if seq.is_multiple_of(3) { Act::EchoAfter(Duration::from_millis(50)) } else { Act::Echo };
     let bench = bench(3, Default::default(), slow).await;
     bench.send(1..=30);
     bench.session.finish();

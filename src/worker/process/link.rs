@@ -1,32 +1,30 @@
 //! The link to a worker process: frames cross on its data stream, questions on its control stream (hop 6).
 //!
-//! A worker is expected before its process is started ([`Registry::expect`]); the Fn service hands over the streams that it opens. [`ProcessFactory`] puts process and
+//! A worker is expected before its process is started (`Registry::expect`); the Fn service hands over the streams that it opens. [`ProcessFactory`] puts process and
 //! streams together into a [`ProcessWorker`].
 
-use super::{Child, ExitCause, Launcher};
+use super::{
+    Child, ExitCause, Launcher,
+    registry::{Entry, Expectation, Questions, Registry},
+};
 use crate::{
-    config::Limits,
     error::{Code, Error, Result, WorkerLoss},
     worker::{BoxFuture, Control, Cost, FromWorker, KillCause, Lost, ToWorker, Worker, WorkerFactory},
 };
 use pillion_wire::{
-    frame::{Assembler, Frame, FrameLimits},
-    proto::{self, sidecar_control, sidecar_data, worker_control, worker_data},
+    frame::{Assembler, Frame},
+    proto::{self, sidecar_control, sidecar_data, worker_data},
 };
 use std::{
-    collections::HashMap,
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
 };
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::timeout,
-};
+use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::Stream;
 use tonic::Streaming;
 
@@ -35,118 +33,6 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Longest wait for the stacks of a worker: one that is stopped never answers.
 const STACKS_TIMEOUT: Duration = Duration::from_millis(800);
-
-/// The workers that may connect, by id.
-pub struct Registry {
-    expected: Mutex<HashMap<String, Expected>>,
-    limits: FrameLimits,
-}
-
-struct Expected {
-    token: String,
-    data: Option<(DataOut, oneshot::Sender<Streaming<proto::WorkerData>>)>,
-    control: Option<(ControlOut, oneshot::Sender<proto::Hello>)>,
-    stacks: Arc<Questions>,
-}
-
-/// What the sidecar sends on a data stream.
-pub type DataOut = mpsc::UnboundedReceiver<proto::SidecarData>;
-/// What the sidecar sends on a control stream.
-pub type ControlOut = mpsc::UnboundedReceiver<proto::SidecarControl>;
-
-/// Requests for stacks that are not answered yet.
-#[derive(Default)]
-struct Questions {
-    last: AtomicU64,
-    open: Mutex<HashMap<u64, oneshot::Sender<String>>>,
-}
-
-impl Registry {
-    /// A registry whose workers may send frames up to these limits.
-    pub fn new(limits: &Limits) -> Self {
-        Registry { expected: Mutex::default(), limits: FrameLimits { bytes: limits.max_batch_bytes, rows: limits.max_batch_rows } }
-    }
-
-    /// The largest frames.
-    pub fn limits(&self) -> FrameLimits {
-        self.limits
-    }
-
-    /// Whether `token` is the one that worker `id` was started with.
-    pub fn knows(&self, id: &str, token: &str) -> bool {
-        // Compared without a shortcut, so that the time tells nothing about the token.
-        let same = |expected: &str| {
-            expected.len() == token.len() && expected.bytes().zip(token.bytes()).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
-        };
-        self.lock().get(id).is_some_and(|expected| same(&expected.token))
-    }
-
-    /// A worker has opened its data stream; gives what to send on it. `None` if it has one already.
-    pub fn connect_data(&self, id: &str, stream: Streaming<proto::WorkerData>) -> Option<DataOut> {
-        let (out, tell) = self.lock().get_mut(id)?.data.take()?;
-        tell.send(stream).ok()?;
-        Some(out)
-    }
-
-    /// A worker has opened its control stream. `None` if it has one already.
-    pub fn connect_control(self: &Arc<Self>, id: &str, stream: Streaming<proto::WorkerControl>) -> Option<ControlOut> {
-        let mut expected = self.lock();
-        let expected = expected.get_mut(id)?;
-        let (out, ready) = expected.control.take()?;
-        tokio::spawn(read_control(id.to_owned(), stream, ready, expected.stacks.clone()));
-        Some(out)
-    }
-
-    fn forget(&self, id: &str) {
-        self.lock().remove(id);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Expected>> {
-        self.expected.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Reads what a worker says beside its data: that it is ready, and stacks.
-async fn read_control(
-    id: String,
-    mut stream: Streaming<proto::WorkerControl>,
-    ready: oneshot::Sender<proto::Hello>,
-    stacks: Arc<Questions>,
-) {
-    let mut ready = Some(ready);
-    while let Ok(Some(message)) = stream.message().await {
-        match message.message {
-            Some(worker_control::Message::Hello(hello)) => {
-                if let Some(ready) = ready.take() {
-                    // Nobody waits any more if the start took too long.
-                    let _ = ready.send(hello);
-                }
-            }
-            Some(worker_control::Message::Stacks(answer)) => stacks.answer(answer),
-            None => tracing::debug!(worker = id, "empty control message"),
-        }
-    }
-}
-
-impl Questions {
-    fn ask(&self) -> (u64, oneshot::Receiver<String>) {
-        let id = self.last.fetch_add(1, Ordering::Relaxed);
-        let (tell, answer) = oneshot::channel();
-        self.lock().insert(id, tell);
-        (id, answer)
-    }
-
-    fn answer(&self, stacks: proto::Stacks) {
-        if let Some(tell) = self.lock().remove(&stacks.request_id) {
-            // Whoever asked may have given up.
-            let _ = tell.send(stacks.text);
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<String>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// Makes the worker processes of one environment.
 pub struct ProcessFactory {
@@ -166,17 +52,7 @@ impl ProcessFactory {
 
     async fn launch_worker(&self) -> Result<Box<dyn Worker>> {
         let id = format!("w-{}", self.ids.fetch_add(1, Ordering::Relaxed) + 1);
-        let token = token()?;
-        let (data_out, data) = mpsc::unbounded_channel();
-        let (control_out, control) = mpsc::unbounded_channel();
-        let (tell_data, data_in) = oneshot::channel();
-        let (tell_ready, ready) = oneshot::channel();
-        let stacks = Arc::new(Questions::default());
-        let expected =
-            Expected { token: token.clone(), data: Some((data, tell_data)), control: Some((control, tell_ready)), stacks: stacks.clone() };
-        self.registry.lock().insert(id.clone(), expected);
-        let entry = Entry { registry: self.registry.clone(), id: id.clone() };
-
+        let Expectation { token, data_out, control_out, data_in, ready, stacks, entry } = self.registry.expect(id.clone())?;
         let child = Arc::new(self.launcher.launch(&id, &self.endpoint, &token).await?);
         // `Hello` is the last thing a starting worker sends, so its data stream is there by then.
         let connected = async { Some((ready.await.ok()?, data_in.await.ok()?)) };
@@ -188,8 +64,8 @@ impl ProcessFactory {
         let (hello, inbound) = match outcome {
             Ok(Some(connected)) => connected,
             Ok(None) => {
-                let outside = matches!(child.wait().await.cause, ExitCause::OutsideSignal);
                 let error = start_failed(&child, "ended before it was ready").await;
+                let outside = matches!(child.wait().await.cause, ExitCause::OutsideSignal);
                 return Err(if outside { error.retryable() } else { error });
             }
             Err(_) => return Err(start_failed(&child, &format!("was not ready within {:?}", self.start_timeout)).await),
@@ -200,7 +76,7 @@ impl ProcessFactory {
         }
         let environment = hello.environment.unwrap_or_default();
         let control = Arc::new(ProcessControl { child, out: control_out, stacks, environment, _entry: entry });
-        let assembler = Assembler::new(self.registry.limits);
+        let assembler = Assembler::new(self.registry.limits());
         Ok(Box::new(ProcessWorker { id, out: data_out, inbound, assembler, open: None, control, ending: None }))
     }
 }
@@ -208,20 +84,11 @@ impl ProcessFactory {
 /// Times a worker is started that something outside kills or stops before it is ready; as for bundles, more than once is no accident of the worker's.
 const START_ATTEMPTS: u32 = 10;
 
-/// A registered worker; forgotten with the last use of its control.
-struct Entry {
-    registry: Arc<Registry>,
-    id: String,
-}
-
-impl Drop for Entry {
-    fn drop(&mut self) {
-        self.registry.forget(&self.id);
-    }
-}
-
 async fn start_failed(child: &Arc<Child>, what: &str) -> Error {
-    child.kill(KillCause::Shutdown);
+    // One that ends by itself has a moment to do so, so that its own exit status is what is reported.
+    if timeout(LAST_WORDS, child.wait()).await.is_err() {
+        child.kill(KillCause::Shutdown);
+    }
     let exit = child.wait().await;
     let stderr_tail = child.stderr_tail();
     let last = stderr_tail.trim_end().lines().last().unwrap_or_default().to_owned();
@@ -231,13 +98,6 @@ async fn start_failed(child: &Arc<Child>, what: &str) -> Error {
     };
     let loss = loss(child, &exit).loss;
     Error::new(Code::WorkerStartFailed, message).hint("its stderr is below; `pool.start_timeout` bounds the start").worker(loss)
-}
-
-/// 128 random bits.
-fn token() -> Result<String> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|error| Error::new(Code::SystemRefused, format!("no random numbers: {error}")))?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 impl WorkerFactory for ProcessFactory {
@@ -424,7 +284,13 @@ impl Control for ProcessControl {
     fn stacks(&self) -> BoxFuture<'_, Option<String>> {
         let (request_id, answer) = self.stacks.ask();
         self.tell(sidecar_control::Message::GetStacks(proto::GetStacks { request_id }));
-        Box::pin(async move { timeout(STACKS_TIMEOUT, answer).await.ok()?.ok() })
+        Box::pin(async move {
+            let answer = timeout(STACKS_TIMEOUT, answer).await;
+            if answer.is_err() {
+                self.stacks.give_up(request_id);
+            }
+            answer.ok()?.ok()
+        })
     }
 
     fn is_stopped(&self) -> bool {

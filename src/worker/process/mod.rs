@@ -16,6 +16,7 @@ mod launcher;
 pub mod link;
 mod logs;
 mod memory;
+pub mod registry;
 mod socket;
 mod strays;
 

@@ -1,0 +1,70 @@
+//! What goes into a session and comes out of it.
+
+use super::credit::Amount;
+use crate::{config::Limits, error::Result};
+use bytes::Bytes;
+use pillion_wire::{frame::Frame, proto};
+use std::{sync::Arc, time::Duration};
+
+/// One input of a session.
+#[derive(Debug)]
+pub enum Input {
+    /// A batch for the function.
+    Batch(Frame),
+    /// Passed on behind the answers to what came before.
+    Watermark(proto::Watermark),
+    /// Noted; a stateless function has no use for it.
+    Idle(proto::Idle),
+    /// Answered by [`Answer::Snapshotted`]; a stateless function has nothing to write.
+    Barrier(proto::Barrier),
+}
+
+/// What comes out of a session, in input order.
+#[derive(Debug)]
+pub enum Answer {
+    /// The answer to batch `seq`: a result, or why it failed and had no effect.
+    Batch { seq: u64, result: Result<Frame>, timing: proto::Timing, metrics: Vec<proto::MetricDelta>, refund: Amount },
+    /// A watermark, after everything it covers.
+    Watermark { seq: u64, watermark: proto::Watermark },
+    /// What precedes it belongs to the checkpoint, nothing after.
+    Snapshotted { seq: u64, checkpoint_id: u64 },
+    /// The last answer.
+    Ended(proto::Ended),
+}
+
+/// How a session behaves, with the defaults filled in.
+#[derive(Clone, Debug)]
+pub struct Behaviour {
+    /// Results keep the input order.
+    pub ordered: bool,
+    /// Longest time a batch may take in a worker.
+    pub deadline: Duration,
+    /// Tries of a batch that itself kills or hangs its worker.
+    pub max_attempts: u32,
+    /// Most workers at once.
+    pub max_workers: usize,
+    /// The rest of the limits.
+    pub limits: Limits,
+}
+
+/// What a worker must load to serve a session.
+#[derive(Debug)]
+pub struct SessionPlan {
+    /// Unique in the engine.
+    pub id: u64,
+    /// As sent to workers.
+    pub prepare: Arc<proto::Prepare>,
+    /// The functions, for people.
+    pub functions: String,
+}
+
+/// What opening a session found out.
+#[derive(Clone, Debug)]
+pub struct Described {
+    /// IPC schema message of the results.
+    pub output_schema: Bytes,
+    /// The functions of the plan.
+    pub functions: Vec<proto::FunctionDescription>,
+    /// Where they run.
+    pub environment: proto::EnvironmentDescription,
+}

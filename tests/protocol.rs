@@ -1,0 +1,91 @@
+//! The host protocol, spoken by hand: what a sidecar refuses, and what that costs.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod support;
+
+use pillion::Code;
+use support::*;
+
+#[test]
+fn a_version_from_the_future_is_refused() {
+    use pillion_wire::proto::{self, execute_request, execute_response, host_client::HostClient};
+    run(async {
+        let rig = Rig::new(Door::ConnectTcp).await;
+        let channel = tonic::transport::Endpoint::from_shared(rig.endpoint.clone().unwrap()).unwrap().connect().await.unwrap();
+        let mut client = HostClient::new(channel);
+        let open = proto::Open { protocol_version: 99, ..Default::default() };
+        let first = proto::ExecuteRequest { seq: 0, message: Some(execute_request::Message::Open(open)) };
+        let mut answers = client.execute(tokio_stream::iter([first])).await.unwrap().into_inner();
+        let Some(execute_response::Message::Failed(error)) = answers.message().await.unwrap().unwrap().message else {
+            panic!("not refused")
+        };
+        assert_eq!(error.code, "protocol_version");
+        assert!(error.message.contains("99") && !error.hint.is_empty(), "{error:?}");
+        assert!(answers.message().await.unwrap().is_none(), "the stream ends after a refusal");
+        let status = client.describe(proto::DescribeRequest { protocol_version: 99, ..Default::default() }).await.unwrap_err();
+        assert_eq!(pillion::Error::from_status(&status).code(), Code::ProtocolVersion);
+        rig.end().await;
+    });
+}
+
+#[test]
+fn a_host_that_breaks_the_protocol_ends_only_its_own_session() {
+    use pillion_wire::{
+        ipc,
+        proto::{self, execute_request::Message, execute_response, host_client::HostClient},
+    };
+    run(async {
+        let rig = Rig::new(Door::ConnectTcp).await;
+        let mut other = rig.open("identity").await;
+        let file =
+            proto::FileFunction { path: format!("{}/tests/functions/plain.py", env!("CARGO_MANIFEST_DIR")), name: "identity".into() };
+        let function = proto::FunctionSpec { source: Some(proto::function_spec::Source::File(file)), ..Default::default() };
+        let argument = |source| Some(proto::Argument { source: Some(source) });
+        let plan = proto::Plan {
+            calls: vec![proto::Call {
+                function: Some(function),
+                arguments: argument(proto::argument::Source::Column(0)).into_iter().collect(),
+            }],
+            outputs: vec![proto::OutputColumn { name: "r".into(), source: argument(proto::argument::Source::Call(0)) }],
+        };
+        let open = proto::Open {
+            protocol_version: 1,
+            plan: Some(plan),
+            input_schema: ipc::schema_to_ipc(&numbers([1]).schema()).into(),
+            ..Default::default()
+        };
+        let header =
+            proto::Frame { headers: vec![vec![1, 2, 3].into()], body_lengths: vec![1000], body_length: 1000, ..Default::default() };
+        let chunk = proto::Frame { chunk: vec![0; 10].into(), ..Default::default() };
+        let garbage = proto::Frame { headers: vec![vec![7; 64].into()], body_lengths: vec![0], ..Default::default() };
+        let huge = proto::Frame { body_lengths: vec![1 << 40], body_length: 1 << 40, ..header.clone() };
+        let cases = [
+            (vec![(0, Message::Open(open.clone()))], "protocol_violation"),
+            (vec![(1, Message::Batch(chunk.clone()))], "protocol_violation"),
+            (vec![(1, Message::Batch(header.clone())), (1, Message::Batch(header.clone()))], "protocol_violation"),
+            (vec![(1, Message::Batch(header.clone())), (2, Message::Watermark(Default::default()))], "protocol_violation"),
+            (vec![(5, Message::Watermark(Default::default()))], "protocol_violation"),
+            (vec![(1, Message::Batch(huge))], "batch_too_large"),
+            (vec![(1, Message::Broadcast(header.clone()))], "unsupported"),
+            (vec![(1, Message::Batch(garbage)), (2, Message::End(proto::End {}))], "protocol_violation"),
+        ];
+        let channel = tonic::transport::Endpoint::from_shared(rig.endpoint.clone().unwrap()).unwrap().connect().await.unwrap();
+        for (messages, code) in cases {
+            let shown = format!("{messages:?}");
+            let mut requests = vec![proto::ExecuteRequest { seq: 0, message: Some(Message::Open(open.clone())) }];
+            requests.extend(messages.into_iter().map(|(seq, message)| proto::ExecuteRequest { seq, message: Some(message) }));
+            // The stream stays open behind the messages, so that only they can be what ends the session.
+            let requests = tokio_stream::StreamExt::chain(tokio_stream::iter(requests), tokio_stream::pending());
+            let mut answers = HostClient::new(channel.clone()).execute(requests).await.unwrap().into_inner();
+            let found = loop {
+                match answers.message().await.unwrap().expect("the session ended without a word").message {
+                    Some(execute_response::Message::Failed(error)) => break error.code,
+                    _ => continue,
+                }
+            };
+            assert_eq!(found, code, "{shown:.200}");
+        }
+        assert!(ask(&mut other, numbers([1])).await.is_ok());
+        rig.end().await;
+    });
+}
