@@ -51,7 +51,7 @@ lint-python: $(TOOLS)/.done
 	cd worker-py && $(CURDIR)/$(TOOLS)/bin/mypy
 
 bench: build ## Round trips and throughput, beside the budgets
-	$(CARGO) bench --locked -p pillion
+	$(CARGO) bench --locked --workspace --bench '*'
 
 $(TOOLS)/.done: worker-py/dev-requirements.txt
 	$(PYTHON) -m venv --clear $(TOOLS)
