@@ -186,7 +186,10 @@ def _declare(
 
 
 def callable_target(target: Any, name: str | None = None) -> Callable[..., Any] | ScalarFunction:
-    """`target` as something that can be declared; a class of :class:`ScalarFunction` is instantiated. `name` is how it was found."""
+    """`target` as something that can be declared; a class of :class:`ScalarFunction` is instantiated.
+
+    `name` is how it was found.
+    """
     if isinstance(target, type) and issubclass(target, ScalarFunction):
         return target()
     if isinstance(target, UserDefinedFunction):
