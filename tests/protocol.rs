@@ -6,6 +6,18 @@ mod support;
 use pillion::Code;
 use support::*;
 
+/// Opens a session of `identity` over one column.
+fn open_identity() -> pillion_wire::proto::Open {
+    use pillion_wire::proto;
+    let path = format!("{}/tests/functions/plain.py", env!("CARGO_MANIFEST_DIR"));
+    let file = proto::FileFunction { path, name: "identity".into() };
+    let function = proto::FunctionSpec { source: Some(proto::function_spec::Source::File(file)), ..Default::default() };
+    let argument = |source| proto::Argument { source: Some(source) };
+    let call = proto::Call { function: Some(function), arguments: vec![argument(proto::argument::Source::Column(0))] };
+    let output = proto::OutputColumn { name: "r".into(), source: Some(argument(proto::argument::Source::Call(0))) };
+    proto::Open { protocol_version: 1, plan: Some(proto::Plan { calls: vec![call], outputs: vec![output] }), ..Default::default() }
+}
+
 #[test]
 fn a_version_from_the_future_is_refused() {
     use pillion_wire::proto::{self, execute_request, execute_response, host_client::HostClient};
@@ -37,23 +49,7 @@ fn a_host_that_breaks_the_protocol_ends_only_its_own_session() {
     run(async {
         let rig = Rig::new(Door::ConnectTcp).await;
         let mut other = rig.open("identity").await;
-        let file =
-            proto::FileFunction { path: format!("{}/tests/functions/plain.py", env!("CARGO_MANIFEST_DIR")), name: "identity".into() };
-        let function = proto::FunctionSpec { source: Some(proto::function_spec::Source::File(file)), ..Default::default() };
-        let argument = |source| Some(proto::Argument { source: Some(source) });
-        let plan = proto::Plan {
-            calls: vec![proto::Call {
-                function: Some(function),
-                arguments: argument(proto::argument::Source::Column(0)).into_iter().collect(),
-            }],
-            outputs: vec![proto::OutputColumn { name: "r".into(), source: argument(proto::argument::Source::Call(0)) }],
-        };
-        let open = proto::Open {
-            protocol_version: 1,
-            plan: Some(plan),
-            input_schema: ipc::schema_to_ipc(&numbers([1]).schema()).into(),
-            ..Default::default()
-        };
+        let open = proto::Open { input_schema: ipc::schema_to_ipc(&numbers([1]).schema()).into(), ..open_identity() };
         let header =
             proto::Frame { headers: vec![vec![1, 2, 3].into()], body_lengths: vec![1000], body_length: 1000, ..Default::default() };
         let chunk = proto::Frame { chunk: vec![0; 10].into(), ..Default::default() };
@@ -86,6 +82,43 @@ fn a_host_that_breaks_the_protocol_ends_only_its_own_session() {
             assert_eq!(found, code, "{shown:.200}");
         }
         assert!(ask(&mut other, numbers([1])).await.is_ok());
+        rig.end().await;
+    });
+}
+
+#[test]
+fn a_cancel_is_heard_by_a_host_that_gives_no_credit() {
+    use pillion_wire::{
+        ipc::{self, Encoder},
+        proto::{self, execute_request::Message, execute_response, host_client::HostClient},
+    };
+    run(async {
+        let rig = Rig::new(Door::ConnectTcp).await;
+        let batch = numbers(0..10);
+        let open = proto::Open {
+            credit: Some(proto::Credit { bytes: 1, rows: 1 }),
+            input_schema: ipc::schema_to_ipc(&batch.schema()).into(),
+            ..open_identity()
+        };
+        let mut requests = vec![proto::ExecuteRequest { seq: 0, message: Some(Message::Open(open)) }];
+        let mut encoder = Encoder::new(batch.schema()).unwrap();
+        for seq in 1..=3 {
+            let messages = encoder.encode(&batch).unwrap().into_messages();
+            requests.extend(messages.map(|message| proto::ExecuteRequest { seq, message: Some(Message::Batch(message)) }));
+        }
+        let requests = tokio_stream::StreamExt::chain(tokio_stream::iter(requests), tokio_stream::pending());
+        let channel = tonic::transport::Endpoint::from_shared(rig.endpoint.clone().unwrap()).unwrap().connect().await.unwrap();
+        let mut answers = HostClient::new(channel).execute(requests).await.unwrap().into_inner();
+        let Some(execute_response::Message::Opened(opened)) = answers.message().await.unwrap().unwrap().message else {
+            panic!("not opened")
+        };
+        // The first result uses up the credit; the second waits for more.
+        assert_eq!(answers.message().await.unwrap().unwrap().seq, 1);
+        while rig.pillion.status(false).await.unwrap().sessions[0].done_batches < 3 {}
+        assert!(rig.pillion.cancel(&opened.session_id).await.unwrap());
+        let Some(execute_response::Message::Failed(error)) = answers.message().await.unwrap().unwrap().message else { panic!("not heard") };
+        assert_eq!(error.code, "cancelled");
+        assert!(answers.message().await.unwrap().is_none());
         rig.end().await;
     });
 }

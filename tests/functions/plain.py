@@ -184,4 +184,10 @@ class Unopenable(ScalarFunction):
 
 unopenable = udf(Unopenable(), result_type="bigint")
 
+
+@udf(result_type="string")
+def large(a):
+    return "x" * 100_000
+
+
 NOT_A_FUNCTION = 42
