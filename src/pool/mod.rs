@@ -18,6 +18,7 @@ use crate::{
 use pillion_wire::proto;
 use state::{Member, Slot, State};
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -120,34 +121,37 @@ impl Pool {
 
     /// What the workers are doing.
     pub async fn status(&self, stacks: bool) -> proto::PoolStatus {
-        let (mut status, controls) = {
-            let state = self.lock();
-            let status = proto::PoolStatus {
-                environment: self.environment_id.clone(),
-                min: self.limits.pool.min as u32,
-                max: self.limits.pool.max as u32,
-                waiting: state.waiters.len() as u32,
-                workers: state.members.iter().map(|(id, member)| member.status(id)).collect(),
-            };
-            let controls: Vec<_> = state.members.values().map(|member| member.control.clone()).collect();
-            (status, controls)
-        };
+        let controls: Vec<_> = self.lock().members.iter().map(|(id, member)| (id.clone(), member.control.clone())).collect();
         // All at once, since one that does not answer takes its time.
         let asked: Vec<_> = controls
             .into_iter()
-            .map(|control| {
+            .map(|(id, control)| {
                 tokio::spawn(async move {
                     let answer = if stacks { control.stacks().await } else { Some(String::new()) };
-                    (control.private_bytes(), answer)
+                    (id, control.private_bytes().unwrap_or_default(), answer)
                 })
             })
             .collect();
-        for (worker, asked) in status.workers.iter_mut().zip(asked) {
-            let (private_bytes, answer) = asked.await.unwrap_or_default();
-            worker.private_bytes = private_bytes.unwrap_or_default();
-            worker.stacks = answer.unwrap_or_else(|| "the worker does not answer".into());
+        let mut answers = BTreeMap::new();
+        for asked in asked {
+            if let Ok((id, private_bytes, answer)) = asked.await {
+                answers.insert(id, (private_bytes, answer));
+            }
         }
-        status
+        // Looked at after the stacks, so that a worker whose stacks show a bundle is not called idle.
+        let state = self.lock();
+        let worker = |(id, member): (&String, &Member)| {
+            let (private_bytes, answer) = answers.remove(id).unwrap_or_default();
+            let stacks = answer.unwrap_or_else(|| "the worker does not answer".into());
+            proto::WorkerStatus { private_bytes, stacks, ..member.status(id) }
+        };
+        proto::PoolStatus {
+            environment: self.environment_id.clone(),
+            min: self.limits.pool.min as u32,
+            max: self.limits.pool.max as u32,
+            waiting: state.waiters.len() as u32,
+            workers: state.members.iter().map(worker).collect(),
+        }
     }
 
     /// Ends all workers: by themselves within the grace time, else by force. Afterwards nothing of them is left.
@@ -256,7 +260,13 @@ impl Pool {
     /// Takes a worker back from a lease.
     fn give_back(self: &Arc<Self>, mut slot: Slot) {
         let mut state = self.lock();
-        if state.closed || !state.members.contains_key(slot.worker.id()) {
+        if !state.members.contains_key(slot.worker.id()) {
+            return;
+        }
+        if state.closed {
+            drop(state);
+            // [`Pool::shutdown`] ends it; dropping it now would not let it run `close`.
+            self.retire(slot);
             return;
         }
         let retired: Vec<u64> = slot.prepared.difference(&state.plans).copied().collect();

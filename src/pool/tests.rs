@@ -128,6 +128,20 @@ async fn workers_forget_the_plans_of_closed_sessions() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_worker_given_back_during_a_shutdown_may_close() {
+    let (pool, factory) = pool(config(1));
+    let lease = pool.lease(0).await.unwrap();
+    let ending = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.shutdown().await }
+    });
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    drop(lease);
+    ending.await.unwrap();
+    assert_eq!(*factory.ends.lock().unwrap(), ["exit"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn after_a_shutdown_nothing_is_left_and_nobody_waits() {
     let (pool, factory) = pool(config(1));
     let lease = pool.lease(0).await.unwrap();

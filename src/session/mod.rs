@@ -322,7 +322,7 @@ impl Session {
     fn may_begin(&self, state: &State) -> bool {
         let limits = &self.behaviour.limits;
         let room = Amount::of(limits.session_output_bytes, limits.session_output_rows).minus(state.held);
-        state.queue.front().is_some_and(|job| room.is_open() || state.order.is_next(job.seq))
+        state.queue.front().is_some_and(|job| room.is_open() || state.order.is_awaited(job.seq))
     }
 
     /// The next batch for a driver that has `in_flight` batches in its worker. A second batch is given out only when every other driver that could take it

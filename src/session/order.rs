@@ -46,9 +46,9 @@ impl<T> Order<T> {
         self.ready.pop_front()
     }
 
-    /// Whether everything before `seq` was answered, and `seq` was not.
-    pub fn is_next(&self, seq: u64) -> bool {
-        self.next == seq
+    /// Whether nothing can be released before `seq` is answered.
+    pub fn is_awaited(&self, seq: u64) -> bool {
+        self.next == seq && self.ready.is_empty()
     }
 
     /// True if everything up to and including `last` was answered and taken.

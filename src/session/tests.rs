@@ -16,11 +16,23 @@ struct Bench {
     session: Arc<Session>,
 }
 
+fn limits() -> Limits {
+    Limits { kill_grace: Duration::from_millis(100), ..Default::default() }
+}
+
 async fn bench(workers: usize, options: proto::SessionOptions, script: impl Fn(u64, usize) -> Act + Send + Sync + 'static) -> Bench {
+    bench_within(limits(), workers, options, script).await
+}
+
+async fn bench_within(
+    limits: Limits,
+    workers: usize,
+    options: proto::SessionOptions,
+    script: impl Fn(u64, usize) -> Act + Send + Sync + 'static,
+) -> Bench {
     let factory = FakeFactory::new(script);
-    let limits = PoolLimits { pool: PoolConfig { max: workers, ..Default::default() }, shutdown_grace: Duration::from_millis(100) };
-    let pool = Pool::new("test".into(), factory.clone(), limits);
-    let limits = Limits { kill_grace: Duration::from_millis(100), ..Default::default() };
+    let pool_limits = PoolLimits { pool: PoolConfig { max: workers, ..Default::default() }, shutdown_grace: Duration::from_millis(100) };
+    let pool = Pool::new("test".into(), factory.clone(), pool_limits);
     let session = open(pool.clone(), request(options), Ids { session: "s-1".into(), plan: 1 }, "test".into(), &limits).await.unwrap();
     Bench { factory, pool, session }
 }
@@ -252,4 +264,17 @@ proptest! {
             assert_eq!(bench.factory.alive.load(std::sync::atomic::Ordering::SeqCst), 0);
         });
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn results_that_nobody_takes_stop_the_work() {
+    // Frames of one header of eight bytes, and as many rows as their number.
+    let limits = Limits { session_output_rows: 10, ..limits() };
+    let bench = bench_within(limits, 2, Default::default(), |_, _| Act::Echo).await;
+    bench.send(1..=100);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let done = bench.executions().len();
+    assert!((4..10).contains(&done), "{done} results were made although none was taken");
+    bench.session.finish();
+    assert_eq!(bench.drain().await, fine(1..=100));
 }

@@ -33,6 +33,9 @@ pub enum Act {
     Lie,
 }
 
+/// How long a worker takes to end by itself.
+const CLOSING: Duration = Duration::from_millis(10);
+
 /// Decides what happens to batch `seq` on its nth execution (from 1).
 pub type Script = dyn Fn(u64, usize) -> Act + Send + Sync;
 
@@ -49,6 +52,8 @@ pub struct FakeFactory {
     pub kills: Arc<Mutex<Vec<KillCause>>>,
     /// Workers that live.
     pub alive: Arc<AtomicUsize>,
+    /// How workers ended, as in `WorkerLoss.cause`.
+    pub ends: Arc<Mutex<Vec<String>>>,
     /// Plans released by the engine.
     pub released: Arc<Mutex<Vec<u64>>>,
 }
@@ -62,6 +67,7 @@ impl FakeFactory {
             failing_starts: AtomicUsize::new(0),
             kills: Arc::default(),
             alive: Arc::default(),
+            ends: Arc::default(),
             released: Arc::default(),
         })
     }
@@ -79,9 +85,10 @@ impl WorkerFactory for FakeFactory {
             let (end, _) = watch::channel(None);
             let control = Arc::new(FakeControl {
                 id: id.clone(),
-                end,
+                end: Arc::new(end),
                 kills: self.kills.clone(),
                 alive: self.alive.clone(),
+                ends: self.ends.clone(),
                 environment: Default::default(),
             });
             self.alive.fetch_add(1, Ordering::SeqCst);
@@ -195,11 +202,13 @@ impl Drop for FakeWorker {
     }
 }
 
+#[derive(Clone)]
 struct FakeControl {
     id: String,
-    end: watch::Sender<Option<Lost>>,
+    end: Arc<watch::Sender<Option<Lost>>>,
     kills: Arc<Mutex<Vec<KillCause>>>,
     alive: Arc<AtomicUsize>,
+    ends: Arc<Mutex<Vec<String>>>,
     environment: proto::EnvironmentDescription,
 }
 
@@ -208,6 +217,7 @@ impl FakeControl {
         let loss = WorkerLoss { worker_id: self.id.clone(), cause: cause.into(), ..Default::default() };
         let first = self.end.send_if_modified(|end| end.replace(Lost { loss, outside }).is_none());
         if first {
+            self.ends.lock().unwrap().push(cause.into());
             self.alive.fetch_sub(1, Ordering::SeqCst);
         }
     }
@@ -224,7 +234,11 @@ impl Control for FakeControl {
     }
 
     fn shutdown(&self) {
-        self.finish("exit", false);
+        let control = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(CLOSING).await;
+            control.finish("exit", false);
+        });
     }
 
     fn gone(&self) -> BoxFuture<'static, Lost> {
