@@ -1,5 +1,4 @@
 //! Whatever a peer sends: no panic, no memory beyond the limits, and what decodes is a valid batch.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
 
 use arrow_array::{Array, ArrayRef, Int64Array, ListArray, RecordBatch, StringArray, StringViewArray, types::Int32Type};
