@@ -13,6 +13,7 @@
 //! exclusive use of a worker for one bundle. A *batch* is one Arrow `RecordBatch`; a *bundle* the unit of commit; a *frame* a batch on the wire.
 //! `ARCHITECTURE.md` follows a batch through the files.
 
+pub mod batch;
 pub mod config;
 pub mod engine;
 pub mod environment;

@@ -225,7 +225,10 @@ impl RemoteSession {
     /// Queues an input; the caller's credit bounds what is queued.
     pub fn push(&self, seq: u64, input: Input) -> Result<()> {
         match input {
-            Input::Batch(frame) => frame.into_messages().try_for_each(|message| self.send(ask(seq, request::Message::Batch(message)))),
+            Input::Batch(batch) => {
+                let frame = batch.into_frame(&mut None)?;
+                frame.into_messages().try_for_each(|message| self.send(ask(seq, request::Message::Batch(message))))
+            }
             Input::Watermark(watermark) => self.send(ask(seq, request::Message::Watermark(watermark))),
             Input::Idle(idle) => self.send(ask(seq, request::Message::Idle(idle))),
             Input::Barrier(barrier) => self.send(ask(seq, request::Message::Barrier(barrier))),
@@ -302,7 +305,7 @@ impl Incoming {
                     return Ok(None);
                 };
                 self.owed = self.owed.plus(Amount::of(frame.bytes(), frame.rows));
-                Answer::Batch { seq, result: Ok(frame), timing, metrics, refund }
+                Answer::Batch { seq, result: Ok(frame.into()), timing, metrics, refund }
             }
             Some(response::Message::Failed(error)) if seq == 0 => return Err(error.into()),
             Some(response::Message::Failed(error)) => {

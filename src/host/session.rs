@@ -2,6 +2,7 @@
 
 use super::{FunctionDescription, open, remote::RemoteSession};
 use crate::{
+    batch::Batch,
     error::{Code, Error, Result},
     session::{
         self, Answer, Input, check_batch,
@@ -182,7 +183,7 @@ impl SessionInput {
         if !self.admitted(Amount::of(frame.bytes(), frame.rows)).await {
             return Err(Error::new(Code::SessionClosed, "the session is over"));
         }
-        self.push(Input::Batch(frame))
+        self.push(Input::Batch(frame.into()))
     }
 
     /// Sends a watermark, in milliseconds since the epoch. It comes out behind the results of everything sent before it.
@@ -277,8 +278,11 @@ impl SessionOutput {
         while !self.done {
             match std::task::ready!(self.poll_answer(cx)) {
                 Some(Ok(Answer::Batch { seq, result, timing, metrics, .. })) => {
-                    let output = result.and_then(|frame| {
-                        let batch = self.decoder.decode(&frame).map_err(|error| undecodable(&error).at(seq))?;
+                    let output = result.and_then(|batch| {
+                        let batch = match batch {
+                            Batch::Arrow(batch) => batch,
+                            Batch::Frame(frame) => self.decoder.decode(&frame).map_err(|error| undecodable(&error).at(seq))?,
+                        };
                         Ok(Output { seq, batch, timing, metrics })
                     });
                     return Poll::Ready(Some(output));

@@ -1,8 +1,9 @@
 //! What is seen from outside (DESIGN D11): counters and latencies by stage, through the `metrics` facade. The binary exports them; an embedded engine's host
 //! installs a recorder of its choice, or none.
 
+use crate::batch::Batch;
 use metrics::{Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
-use pillion_wire::{frame::Frame, proto};
+use pillion_wire::proto;
 use std::time::Duration;
 
 /// Seconds that a batch spent in a stage: `queue`, `wire`, `convert`, `user` or `state`; by function.
@@ -73,11 +74,11 @@ impl BatchMetrics {
     }
 
     /// A batch was answered; `output` is its result, unless it failed.
-    pub fn done(&self, timing: &proto::Timing, input: &Frame, output: Option<&Frame>) {
-        for (direction, frame) in [Some(input), output].into_iter().enumerate() {
-            let Some(frame) = frame else { continue };
-            self.rows[direction].increment(frame.rows);
-            self.bytes[direction].increment(frame.bytes());
+    pub fn done(&self, timing: &proto::Timing, input: &Batch, output: Option<&Batch>) {
+        for (direction, batch) in [Some(input), output].into_iter().enumerate() {
+            let Some(batch) = batch else { continue };
+            self.rows[direction].increment(batch.rows());
+            self.bytes[direction].increment(batch.bytes());
         }
         if output.is_none() {
             self.failed.increment(1);

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use pillion_wire::{
     PROTOCOL_VERSION,
     frame::{Assembler, FrameLimits, Messages},
+    ipc::Encoder,
     proto::{self, execute_request as request, execute_response as response},
 };
 use std::{
@@ -185,7 +186,7 @@ impl Inputs {
         })?;
         let Some(frame) = frame else { return Ok(()) };
         self.live.charge(Amount::of(frame.bytes(), frame.rows))?;
-        self.live.session.push(self.seq, Input::Batch(frame))
+        self.live.session.push(self.seq, Input::Batch(frame.into()))
     }
 }
 
@@ -209,6 +210,8 @@ struct Open {
     messages: Option<(u64, Messages)>,
     /// Input credit not yet given back to the host.
     owed: Amount,
+    /// For results that did not cross a wire so far.
+    encoder: Option<Encoder>,
 }
 
 impl Stream for Responses {
@@ -223,7 +226,8 @@ impl Stream for Responses {
                 let response = match opened.unwrap_or_else(|_| Err(Error::new(Code::InvariantBroken, "the session's reader is gone"))) {
                     Ok(live) => {
                         let response = opened_response(&live.session);
-                        this.state = State::Open(Box::new(Open { live, held: None, messages: None, owed: Amount::default() }));
+                        this.state =
+                            State::Open(Box::new(Open { live, held: None, messages: None, owed: Amount::default(), encoder: None }));
                         response
                     }
                     Err(error) => {
@@ -271,7 +275,7 @@ impl Open {
             match ready!(self.live.session.poll_answer(cx)) {
                 Some(Ok(answer)) => {
                     let cost = match &answer {
-                        Answer::Batch { result: Ok(frame), .. } => Amount::of(frame.bytes(), frame.rows),
+                        Answer::Batch { result: Ok(batch), .. } => Amount::of(batch.bytes(), batch.rows()),
                         _ => Amount::default(),
                     };
                     self.held = Some((answer, cost));
@@ -313,6 +317,7 @@ impl Open {
         match answer {
             Answer::Batch { seq, result, timing, metrics, refund } => {
                 self.owed = self.owed.plus(refund);
+                let result = result.and_then(|batch| batch.into_frame(&mut self.encoder).map_err(|error| error.at(seq)));
                 let message = match result {
                     Ok(frame) => {
                         let mut messages = frame.into_messages();

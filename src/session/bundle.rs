@@ -5,11 +5,12 @@
 
 use super::{Job, Session, timing};
 use crate::{
+    batch::Batch,
     error::Error,
     pool::{Assignment, Lease},
     worker::{Cost, FromWorker, KillCause, Lost, ToWorker},
 };
-use pillion_wire::{frame::Frame, proto};
+use pillion_wire::proto;
 use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tracing::Instrument;
@@ -168,7 +169,7 @@ impl<'a> Bundle<'a> {
                 self.preparing = true;
             }
             let sent = Instant::now();
-            self.lease.send(ToWorker::Batch { plan_id: plan.id, seq: job.seq, frame: job.frame.clone() });
+            self.lease.send(ToWorker::Batch { plan_id: plan.id, seq: job.seq, batch: job.batch.clone() });
             self.flights.push_back(Flight { job, sent, begun: sent });
             if self.flights.len() == 1 {
                 self.watch_front();
@@ -241,7 +242,7 @@ impl<'a> Bundle<'a> {
         }
     }
 
-    fn answered(&mut self, flight: Flight, result: Result<Frame, Error>, cost: Cost, metrics: Vec<proto::MetricDelta>) {
+    fn answered(&mut self, flight: Flight, result: Result<Batch, Error>, cost: Cost, metrics: Vec<proto::MetricDelta>) {
         // A batch that waited in the worker behind another was queued until that was done.
         let timing = timing(flight.job.queued, flight.begun.max(flight.sent), cost);
         self.session.commit(&flight.job, result, timing, metrics);

@@ -15,6 +15,7 @@ pub use open::{Ids, OpenRequest, open};
 pub use types::{Answer, Behaviour, Described, Input, SessionPlan};
 
 use crate::{
+    batch::Batch,
     config::Limits,
     error::{Code, Error, Result},
     metrics::{self, BatchMetrics},
@@ -23,7 +24,7 @@ use crate::{
 };
 use credit::Amount;
 use order::Order;
-use pillion_wire::{frame::Frame, proto};
+use pillion_wire::proto;
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -83,7 +84,9 @@ const MAX_HELD: usize = 1 << 20;
 #[derive(Debug)]
 struct Job {
     seq: u64,
-    frame: Frame,
+    batch: Batch,
+    /// What `batch` costs.
+    cost: Amount,
     queued: Instant,
     attempts: u32,
     attempts_outside: u32,
@@ -165,12 +168,15 @@ impl Session {
             return Err(Error::new(Code::ProtocolViolation, "too many inputs wait for the answers before them"));
         }
         match input {
-            Input::Batch(frame) => {
-                self.check_size(&frame)?;
+            Input::Batch(batch) => {
+                let (bytes, rows) = (batch.bytes(), batch.rows());
+                let limits = &self.behaviour.limits;
+                check_batch(bytes, rows, limits.max_batch_bytes, limits.max_batch_rows)?;
+                let cost = Amount::of(bytes, rows);
                 state.last_seq = seq;
                 state.taken += 1;
-                state.pending_bytes += frame.bytes() as i64;
-                state.queue.push_back(Job { seq, frame, queued: Instant::now(), attempts: 0, attempts_outside: 0 });
+                state.pending_bytes += cost.bytes;
+                state.queue.push_back(Job { seq, batch, cost, queued: Instant::now(), attempts: 0, attempts_outside: 0 });
                 self.summon_driver(&mut state);
             }
             Input::Watermark(watermark) => self.mark(&mut state, seq, Some(Answer::Watermark { seq, watermark })),
@@ -180,11 +186,6 @@ impl Session {
             Input::Idle(_) => self.mark(&mut state, seq, None),
         }
         Ok(())
-    }
-
-    fn check_size(&self, frame: &Frame) -> Result<()> {
-        let limits = &self.behaviour.limits;
-        check_batch(frame.bytes(), frame.rows, limits.max_batch_bytes, limits.max_batch_rows)
     }
 
     fn mark(&self, state: &mut State, seq: u64, answer: Option<Answer>) {
@@ -236,8 +237,8 @@ impl Session {
             return Poll::Ready(None);
         }
         if let Some(answer) = state.order.pop() {
-            if let Answer::Batch { result: Ok(frame), .. } = &answer {
-                state.held = state.held.minus(Amount::of(frame.bytes(), frame.rows));
+            if let Answer::Batch { result: Ok(batch), .. } = &answer {
+                state.held = state.held.minus(Amount::of(batch.bytes(), batch.rows()));
                 // There may be room again for what could not be begun.
                 if !state.queue.is_empty() {
                     self.summon_driver(&mut state);
@@ -347,13 +348,13 @@ impl Session {
     }
 
     /// The one place where an answer takes effect: its batch is done with, and what may be released goes to the host.
-    fn commit(&self, job: &Job, result: Result<Frame>, timing: proto::Timing, deltas: Vec<proto::MetricDelta>) {
-        let refund = Amount::of(job.frame.bytes(), job.frame.rows);
-        self.metrics.done(&timing, &job.frame, result.as_ref().ok());
+    fn commit(&self, job: &Job, result: Result<Batch>, timing: proto::Timing, deltas: Vec<proto::MetricDelta>) {
+        let refund = job.cost;
+        self.metrics.done(&timing, &job.batch, result.as_ref().ok());
         let mut state = self.lock();
         state.pending_bytes -= refund.bytes;
-        if let Ok(frame) = &result {
-            state.held = state.held.plus(Amount::of(frame.bytes(), frame.rows));
+        if let Ok(batch) = &result {
+            state.held = state.held.plus(Amount::of(batch.bytes(), batch.rows()));
         }
         match &result {
             Ok(_) => state.stats.batches += 1,

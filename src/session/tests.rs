@@ -6,7 +6,7 @@ use crate::{
 };
 use arrow_schema::Schema;
 use futures_util::future::poll_fn;
-use pillion_wire::ipc;
+use pillion_wire::{frame::Frame, ipc};
 use proptest::prelude::*;
 use std::collections::HashMap;
 
@@ -54,7 +54,7 @@ fn frame(seq: u64) -> Frame {
 
 impl Bench {
     fn send(&self, seqs: impl IntoIterator<Item = u64>) {
-        seqs.into_iter().for_each(|seq| self.session.push(seq, Input::Batch(frame(seq))).unwrap());
+        seqs.into_iter().for_each(|seq| self.session.push(seq, Input::Batch(frame(seq).into())).unwrap());
     }
 
     async fn next(&self) -> Option<Result<Answer>> {
@@ -66,8 +66,8 @@ impl Bench {
         let mut out = Vec::new();
         while let Some(answer) = self.next().await {
             match answer.unwrap() {
-                Answer::Batch { seq, result: Ok(frame), .. } => {
-                    assert_eq!(frame.rows, seq, "the answer belongs to another batch");
+                Answer::Batch { seq, result: Ok(batch), .. } => {
+                    assert_eq!(batch.rows(), seq, "the answer belongs to another batch");
                     out.push((seq, None));
                 }
                 Answer::Batch { seq, result: Err(error), .. } => {
@@ -211,10 +211,10 @@ async fn a_worker_that_cannot_start_fails_batches_not_the_session() {
 #[tokio::test]
 async fn inputs_out_of_sequence_are_refused() {
     let bench = bench(1, Default::default(), |_, _| Act::Echo).await;
-    assert_eq!(bench.session.push(2, Input::Batch(frame(2))).unwrap_err().code(), Code::ProtocolViolation);
-    bench.session.push(1, Input::Batch(frame(1))).unwrap();
+    assert_eq!(bench.session.push(2, Input::Batch(frame(2).into())).unwrap_err().code(), Code::ProtocolViolation);
+    bench.session.push(1, Input::Batch(frame(1).into())).unwrap();
     bench.session.finish();
-    assert_eq!(bench.session.push(2, Input::Batch(frame(2))).unwrap_err().code(), Code::SessionClosed);
+    assert_eq!(bench.session.push(2, Input::Batch(frame(2).into())).unwrap_err().code(), Code::SessionClosed);
 }
 
 #[tokio::test(start_paused = true)]

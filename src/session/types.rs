@@ -1,16 +1,16 @@
 //! What goes into a session and comes out of it.
 
 use super::credit::Amount;
-use crate::{config::Limits, error::Result};
+use crate::{batch::Batch, config::Limits, error::Result};
 use bytes::Bytes;
-use pillion_wire::{frame::Frame, proto};
+use pillion_wire::proto;
 use std::{sync::Arc, time::Duration};
 
 /// One input of a session.
 #[derive(Debug)]
 pub enum Input {
     /// A batch for the function.
-    Batch(Frame),
+    Batch(Batch),
     /// Passed on behind the answers to what came before.
     Watermark(proto::Watermark),
     /// Noted; a stateless function has no use for it.
@@ -23,7 +23,7 @@ pub enum Input {
 #[derive(Debug)]
 pub enum Answer {
     /// The answer to batch `seq`: a result, or why it failed and had no effect.
-    Batch { seq: u64, result: Result<Frame>, timing: proto::Timing, metrics: Vec<proto::MetricDelta>, refund: Amount },
+    Batch { seq: u64, result: Result<Batch>, timing: proto::Timing, metrics: Vec<proto::MetricDelta>, refund: Amount },
     /// A watermark, after everything it covers.
     Watermark { seq: u64, watermark: proto::Watermark },
     /// What precedes it belongs to the checkpoint, nothing after.

@@ -1,8 +1,9 @@
 //! A worker without a process, for tests of `pool` and `session`: it answers what its script says.
 
 use super::{BoxFuture, Control, Cost, FromWorker, KillCause, Lost, ToWorker, Worker, WorkerFactory};
+use crate::batch::Batch;
 use crate::error::{Code, Error, Result, WorkerLoss};
-use pillion_wire::{frame::Frame, proto};
+use pillion_wire::proto;
 use std::{
     collections::VecDeque,
     sync::{
@@ -128,13 +129,13 @@ async fn serve(
                 continue;
             }
             ToWorker::Describe { .. } => FromWorker::Described(Box::default()),
-            ToWorker::Batch { seq, frame, .. } => {
+            ToWorker::Batch { seq, batch, .. } => {
                 let times = {
                     let mut executed = executed.lock().unwrap();
                     executed.push(seq);
                     executed.iter().filter(|&&other| other == seq).count()
                 };
-                let echo = |seq| answer(seq, Ok(frame.clone()));
+                let echo = |seq| answer(seq, Ok(batch.clone()));
                 match script(seq, times) {
                     Act::Echo => echo(seq),
                     Act::Lie => echo(seq + 1000),
@@ -162,7 +163,7 @@ async fn serve(
     }
 }
 
-fn answer(seq: u64, result: Result<Frame>) -> FromWorker {
+fn answer(seq: u64, result: Result<Batch>) -> FromWorker {
     FromWorker::Answer { seq, result, cost: Cost::default(), metrics: vec![] }
 }
 

@@ -7,8 +7,11 @@
 pub mod fake;
 pub mod process;
 
-use crate::error::{Code, Error, WorkerLoss};
-use pillion_wire::{frame::Frame, proto};
+use crate::{
+    batch::Batch,
+    error::{Code, Error, WorkerLoss},
+};
+use pillion_wire::proto;
 use std::{
     future::Future,
     pin::Pin,
@@ -25,7 +28,7 @@ pub enum ToWorker {
     /// Load the functions of a plan; answered by [`FromWorker::Prepared`] or [`FromWorker::Refused`].
     Prepare { plan_id: u64, prepare: Arc<proto::Prepare> },
     /// Execute a batch; answered, in order, by [`FromWorker::Answer`].
-    Batch { plan_id: u64, seq: u64, frame: Frame },
+    Batch { plan_id: u64, seq: u64, batch: Batch },
     /// Forget a plan; not answered.
     Release { plan_id: u64 },
     /// Load and describe a function; answered by [`FromWorker::Described`] or [`FromWorker::Refused`].
@@ -42,7 +45,7 @@ pub enum FromWorker {
     /// Preparing or describing failed.
     Refused(Error),
     /// The answer to batch `seq`.
-    Answer { seq: u64, result: Result<Frame, Error>, cost: Cost, metrics: Vec<proto::MetricDelta> },
+    Answer { seq: u64, result: Result<Batch, Error>, cost: Cost, metrics: Vec<proto::MetricDelta> },
 }
 
 /// Where a batch's time went inside the worker, in nanoseconds.

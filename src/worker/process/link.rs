@@ -8,11 +8,13 @@ use super::{
     registry::{Entry, Expectation, Questions, Registry},
 };
 use crate::{
+    batch::Batch,
     error::{Code, Error, Result, WorkerLoss},
     worker::{BoxFuture, Control, Cost, FromWorker, KillCause, Lost, ToWorker, Worker, WorkerFactory},
 };
 use pillion_wire::{
-    frame::{Assembler, Frame},
+    frame::Assembler,
+    ipc::Encoder,
     proto::{self, sidecar_control, sidecar_data, worker_data},
 };
 use std::{
@@ -77,7 +79,7 @@ impl ProcessFactory {
         let environment = hello.environment.unwrap_or_default();
         let control = Arc::new(ProcessControl { child, out: control_out, stacks, environment, _entry: entry });
         let assembler = Assembler::new(self.registry.limits());
-        Ok(Box::new(ProcessWorker { id, out: data_out, inbound, assembler, open: None, control, ending: None }))
+        Ok(Box::new(ProcessWorker { id, out: data_out, inbound, assembler, open: None, encoder: None, control, ending: None }))
     }
 }
 
@@ -126,6 +128,8 @@ struct ProcessWorker {
     assembler: Assembler,
     /// What the first message of the frame in the assembler said beside it.
     open: Option<(u64, Cost, Vec<proto::MetricDelta>)>,
+    /// For batches that did not cross a wire so far.
+    encoder: Option<Encoder>,
     control: Arc<ProcessControl>,
     /// Set once the process is found or made to end.
     ending: Option<BoxFuture<'static, Lost>>,
@@ -145,9 +149,14 @@ impl Worker for ProcessWorker {
             ToWorker::Describe { function } => {
                 send(0, 0, sidecar_data::Message::Describe(proto::DescribeFunction { function: Some(function) }));
             }
-            ToWorker::Batch { plan_id, seq, frame } => {
-                frame.into_messages().for_each(|message| send(seq, plan_id, sidecar_data::Message::Batch(message)));
-            }
+            ToWorker::Batch { plan_id, seq, batch } => match batch.into_frame(&mut self.encoder) {
+                Ok(frame) => frame.into_messages().for_each(|message| send(seq, plan_id, sidecar_data::Message::Batch(message))),
+                // Cannot be: a session opens only with a schema that can be encoded. Left unanswered it would hang.
+                Err(error) => {
+                    tracing::error!(worker = self.id, "a batch cannot be encoded: {error}");
+                    self.control.kill(KillCause::Protocol);
+                }
+            },
         }
     }
 
@@ -189,7 +198,7 @@ impl ProcessWorker {
             Some(worker_data::Message::Result(frame)) => {
                 let (seq, cost, metrics) = self.open.take().unwrap_or((seq, cost, metrics));
                 match self.assembler.push(frame).map_err(|error| error.to_string())? {
-                    Some(frame) => Ok(Some(FromWorker::Answer { seq, result: Ok(frame), cost, metrics })),
+                    Some(frame) => Ok(Some(FromWorker::Answer { seq, result: Ok(frame.into()), cost, metrics })),
                     None => {
                         self.open = Some((seq, cost, metrics));
                         Ok(None)
@@ -198,7 +207,7 @@ impl ProcessWorker {
             }
             Some(worker_data::Message::Failed(error)) if seq == 0 => Ok(Some(FromWorker::Refused(error.into()))),
             Some(worker_data::Message::Failed(error)) => {
-                let result: Result<Frame> = Err(error.into());
+                let result: Result<Batch> = Err(error.into());
                 Ok(Some(FromWorker::Answer { seq, result, cost, metrics }))
             }
             Some(worker_data::Message::Prepared(prepared)) => Ok(Some(FromWorker::Prepared(prepared))),
