@@ -8,6 +8,7 @@ use std::ffi::CStr;
 use std::panic::AssertUnwindSafe;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow_array::ffi::{FFI_ArrowArray, FFI_ArrowSchema, from_ffi_and_data_type};
 use arrow_array::ffi_stream::{ArrayStreamReader, FFI_ArrowArrayStream};
@@ -66,6 +67,14 @@ pub struct Foreign {
     pub stride: isize,
 }
 
+/// Whether results outlive the next call, so that they must not share memory that the function could write again.
+static APART: AtomicBool = AtomicBool::new(false);
+
+/// From now on values of NumPy are copied into results. A worker process sends each result before it calls Python again; in thread mode the host keeps it.
+pub fn keep_results_apart() {
+    APART.store(true, Ordering::Relaxed);
+}
+
 /// Below this size a copy is cheaper than keeping the owner alive, in bytes.
 const SHARE_BYTES: usize = 64 * 1024;
 
@@ -73,7 +82,7 @@ impl Foreign {
     /// The elements as an Arrow buffer: the memory itself if it is large, contiguous and aligned, else a copy.
     ///
     /// A shared buffer sees later writes of its owner. The worker sends each result before it calls Python again, so a function may reuse its
-    /// output array from call to call.
+    /// output array from call to call; in thread mode, see [`keep_results_apart`], it is always a copy.
     pub fn buffer<T: ArrowNativeType>(self) -> Buffer {
         let width = size_of::<T>();
         let contiguous = self.stride == width.cast_signed() && self.address.is_multiple_of(align_of::<T>());
@@ -83,6 +92,7 @@ impl Foreign {
         }
         if contiguous
             && bytes >= SHARE_BYTES
+            && !APART.load(Ordering::Relaxed)
             && let Some(pointer) = NonNull::new(self.address as *mut u8)
         {
             // SAFETY: the owner promised `length` elements of this width at `address`, readable while it lives, and the buffer holds it.

@@ -1,10 +1,11 @@
 //! The Python worker runtime of Pillion, as the CPython extension `pillion._native`.
 //!
 //! Two halves. *Conversion*: [`datatype`], [`column`] and [`batch`] are what Python sees of Arrow; the modules beside them convert. *Runtime*:
-//! `run` connects to the sidecar and executes batches (DESIGN D3). Nothing happens at import: no thread, no runtime, no connection, so that a
+//! `run` connects to the sidecar and executes batches (DESIGN D3); `table` lets an engine in this
+//! process call the same (D4). Nothing happens at import: no thread, no runtime, no connection, so that a
 //! fork server may import this module.
 //!
-//! `unsafe` lives in [`buffers`] and `process` only.
+//! `unsafe` lives in [`buffers`], `process` and `table` only.
 
 mod batch;
 #[expect(unsafe_code, reason = "addresses that Python hands out")]
@@ -22,6 +23,8 @@ mod parse;
 mod process;
 mod runtime;
 mod schema;
+#[expect(unsafe_code, reason = "called by an engine that is compiled apart")]
+mod table;
 mod text;
 mod to_python;
 mod view;
@@ -45,6 +48,8 @@ mod _native {
     use crate::runtime::{log, run};
     #[pymodule_export]
     use crate::schema::{schema_from_ipc, schema_to_ipc};
+    #[pymodule_export]
+    use crate::table::table;
     #[pymodule_export]
     use crate::view::View;
 

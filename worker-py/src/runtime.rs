@@ -1,4 +1,4 @@
-//! The worker's main loop.
+//! The worker runtime: [`execute`] calls Python; around it the main loop of a worker process, and what thread mode (`table`) shares with it.
 //!
 //! Two threads (DESIGN D3). The *Python thread*, which called `run`, drives the data connection on a runtime of its own, so that between a
 //! frame and the call into Python no other thread has to wake up. The *control thread* drives control and logs and never takes the GIL, so
@@ -7,10 +7,11 @@
 mod connect;
 mod control;
 mod data;
-mod execute;
-mod failure;
-mod logs;
-mod message;
+pub mod execute;
+pub mod failure;
+mod frames;
+pub mod logs;
+pub mod message;
 mod outgoing;
 mod plans;
 mod stacks;
@@ -25,6 +26,7 @@ use pillion_wire::proto;
 use pyo3::prelude::*;
 use tokio::sync::oneshot;
 
+pub use frames::nanoseconds;
 pub use logs::log;
 
 use crate::process::{self, Thread};

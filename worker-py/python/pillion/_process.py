@@ -57,9 +57,14 @@ def leave(status: int) -> NoReturn:
         atexit._run_exitfuncs()
     except BaseException:  # noqa: BLE001 - an exit handler may raise anything; the interpreter only prints it, too
         traceback.print_exc()
+    flush_streams()
+    os._exit(status)
+
+
+def flush_streams() -> None:
+    """Write out what was printed, as far as that is possible."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except (OSError, ValueError, AttributeError):
             pass
-    os._exit(status)

@@ -29,10 +29,11 @@ _PACKAGES = ("numpy", "pandas", "pyarrow", "polars")
 class Runtime:
     """Loads, describes, prepares; every method may raise, and :meth:`error_record` then says what."""
 
-    def __init__(self, *, allow_pickled_functions: bool | None = None) -> None:
+    def __init__(self, *, allow_pickled_functions: bool | None = None, worker: str = "") -> None:
+        """`worker` is the id of a worker of thread mode, which shares the interpreter with others."""
         if allow_pickled_functions is None:
             allow_pickled_functions = os.environ.get(ALLOW_PICKLED_FUNCTIONS) == "1"
-        self._loader = Loader(allow_pickled_functions=allow_pickled_functions)
+        self._loader = Loader(allow_pickled_functions=allow_pickled_functions, worker=worker)
 
     def environment(self) -> dict[str, Any]:
         """The interpreter, and the versions of the packages that conversions use."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterable
@@ -75,6 +76,16 @@ class UserDefinedFunction:
     def __repr__(self) -> str:
         result = f", result_type={str(self.result_type)!r}" if self.result_type is not None else ""
         return f"<{self.kind} function `{self.name}`, func_type={self.func_type!r}{result}>"
+
+    def copy(self) -> UserDefinedFunction:
+        """The same function around a copy of the target, not opened. Raises what copying the target raises."""
+        target = copy.deepcopy(self.target)
+        if target is self.target:
+            return self
+        made = copy.copy(self)
+        made.target, made._opened = target, False
+        made.function = target.eval if isinstance(target, ScalarFunction) else target
+        return made
 
     def open(self, context: FunctionContext) -> None:
         """Open the function unless it is open."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import hashlib
 import importlib
@@ -52,8 +53,13 @@ class LoadedFunction:
 class Loader:
     """Loads functions by reference, each once per content of its file."""
 
-    def __init__(self, *, allow_pickled_functions: bool) -> None:
+    def __init__(self, *, allow_pickled_functions: bool, worker: str = "") -> None:
+        """`worker` is empty unless several loaders share an interpreter. Then each loads files as modules of its own,
+        and copies functions of importable modules, so that no two threads call the same object.
+        """
         self._allow_pickled_functions = allow_pickled_functions
+        self._worker = worker
+        self._modules: set[str] = set()
         self._functions: dict[tuple[str, ...], LoadedFunction] = {}
 
     def load(self, function: Mapping[str, Any]) -> LoadedFunction:
@@ -69,7 +75,7 @@ class Loader:
             digest = hashlib.sha256(source).hexdigest()
             label = f"{os.path.basename(path)}:{name}"
             key: tuple[str, ...] = ("file", path, digest, name)
-            return self._functions.get(key) or self._add(key, label, _file_module(path, source, digest, label), name)
+            return self._functions.get(key) or self._add(key, label, self._file(path, source, digest, label), name)
         label = f"{function['module']}:{name}"
         key = ("module", function["module"], name)
         return self._functions.get(key) or self._add(key, label, _module(function["module"], label), name)
@@ -78,9 +84,20 @@ class Loader:
         """Close all functions; afterwards the loader is empty."""
         while self._functions:
             self._functions.popitem()[1].close()
+        while self._modules:
+            sys.modules.pop(self._modules.pop(), None)
+
+    def _file(self, path: str, source: bytes, digest: str, label: str) -> ModuleType:
+        module = _file_module(path, source, digest, label, self._worker)
+        if self._worker:
+            self._modules.add(module.__name__)
+        return module
 
     def _add(self, key: tuple[str, ...], label: str, module: ModuleType, name: str) -> LoadedFunction:
-        return self._keep(key, label, _attribute(module, name, label))
+        found = _attribute(module, name, label)
+        if self._worker and key[0] == "module":
+            found = _own(found)
+        return self._keep(key, label, found)
 
     def _keep(self, key: tuple[str, ...], label: str, target: Any) -> LoadedFunction:
         try:
@@ -109,6 +126,14 @@ class Loader:
         return self._keep(key, label, target)
 
 
+def _own(found: Any) -> Any:
+    """A copy of an object with state; the object itself if it cannot be copied, or has none."""
+    try:
+        return found.copy() if isinstance(found, UserDefinedFunction) else copy.deepcopy(found)
+    except Exception:  # noqa: BLE001 - user code decides what copying does
+        return found
+
+
 def _target(found: Any, label: str) -> Any:
     """What an undecorated object means; the constructor of a user's class is user code."""
     if not (isinstance(found, type) and issubclass(found, ScalarFunction)):
@@ -133,10 +158,10 @@ def _read(path: str) -> bytes:
         raise PillionError("module_not_found", message, hint="check the path; it is seen from the worker") from None
 
 
-def _file_module(path: str, source: bytes, digest: str, label: str) -> ModuleType:
-    """The module made from this content of the file; an edited file is another module."""
+def _file_module(path: str, source: bytes, digest: str, label: str, worker: str) -> ModuleType:
+    """The module made from this content of the file for this worker; an edited file is another module."""
     stem = os.path.splitext(os.path.basename(path))[0]
-    unique = hashlib.sha256(f"{path}\0{digest}".encode("utf-8", "surrogateescape")).hexdigest()[:12]
+    unique = hashlib.sha256(f"{path}\0{digest}\0{worker}".encode("utf-8", "surrogateescape")).hexdigest()[:12]
     name = f"{stem}__pillion_{unique}"
     if name in sys.modules:
         return sys.modules[name]

@@ -12,13 +12,13 @@ use tokio::time::timeout;
 use tonic::Streaming;
 
 use super::connect::{Identity, Pressure, connect};
-use super::execute::{Executed, Executor};
+use super::frames::{Answered, Frames};
 use super::logs::Queue;
 use super::outgoing::{self, Outgoing};
 use super::{Broken, FLUSH, Wires, failure};
 
 /// Serves until the sidecar says to stop or is gone. Called without the GIL, which `runtime` is called with.
-pub fn serve(identity: &Identity, runtime: &Py<PyAny>, queue: &Queue, wires: Wires) -> Result<(), Broken> {
+pub fn serve(identity: &Identity, runtime: &Py<PyAny>, queue: &Arc<Queue>, wires: Wires) -> Result<(), Broken> {
     let tokio = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -26,7 +26,7 @@ pub fn serve(identity: &Identity, runtime: &Py<PyAny>, queue: &Queue, wires: Wir
     tokio.block_on(converse(identity, runtime, queue, wires))
 }
 
-async fn converse(identity: &Identity, runtime: &Py<PyAny>, queue: &Queue, wires: Wires) -> Result<(), Broken> {
+async fn converse(identity: &Identity, runtime: &Py<PyAny>, queue: &Arc<Queue>, wires: Wires) -> Result<(), Broken> {
     let Wires { provision, open, mut end } = wires;
     let pressure = Arc::new(Pressure::default());
     let mut client = connect(identity, pressure.clone()).await?;
@@ -38,8 +38,8 @@ async fn converse(identity: &Identity, runtime: &Py<PyAny>, queue: &Queue, wires
     let mut stream: Streaming<proto::SidecarData> = stream.into_inner();
     // A control thread that has ended closes `end`, too.
     let _ = open.send(());
-    let mut conversation =
-        Conversation { executor: Executor::new(runtime, queue, limits), assembler: Assembler::new(limits), outgoing, frame_of: (0, 0) };
+    let frames = Frames::new(Python::attach(|py| runtime.clone_ref(py)), queue.clone(), limits);
+    let mut conversation = Conversation { frames, assembler: Assembler::new(limits), outgoing, frame_of: (0, 0) };
     let ended = loop {
         let message = tokio::select! {
             biased;
@@ -56,7 +56,7 @@ async fn converse(identity: &Identity, runtime: &Py<PyAny>, queue: &Queue, wires
             Ok(None) | Err(_) => break Ok(()),
         }
     };
-    conversation.executor.clear();
+    conversation.frames.clear();
     if ended.is_err() {
         // The sidecar has yet to read why; a stream that is dropped would take that with it.
         conversation.outgoing.finish();
@@ -66,15 +66,15 @@ async fn converse(identity: &Identity, runtime: &Py<PyAny>, queue: &Queue, wires
 }
 
 /// The state of the stream.
-struct Conversation<'a> {
-    executor: Executor<'a>,
+struct Conversation {
+    frames: Frames,
     assembler: Assembler,
     outgoing: Outgoing,
     /// Sequence number and plan of the frame that is being put together.
     frame_of: (u64, u64),
 }
 
-impl Conversation<'_> {
+impl Conversation {
     /// Takes one message, and answers it if it is complete.
     async fn take(&mut self, message: proto::SidecarData) -> Result<(), Broken> {
         let proto::SidecarData { seq, plan_id, message } = message;
@@ -90,15 +90,15 @@ impl Conversation<'_> {
                 }
             }
             Some(Request::Prepare(request)) => {
-                let answer = self.executor.prepare(plan_id, request);
+                let answer = self.frames.prepare(plan_id, request);
                 self.answer(seq, plan_id, answer).await
             }
             Some(Request::Describe(request)) => {
-                let answer = self.executor.describe(request);
+                let answer = self.frames.describe(request);
                 self.answer(seq, plan_id, answer).await
             }
             Some(Request::Release(_)) => {
-                self.executor.release(plan_id);
+                self.frames.release(plan_id);
                 Ok(())
             }
             Some(Request::BundleBegin(_) | Request::BundleFinish(_)) => {
@@ -111,7 +111,7 @@ impl Conversation<'_> {
 
     async fn execute(&mut self, frame: Frame) -> Result<(), Broken> {
         let (seq, plan_id) = self.frame_of;
-        let Executed { outcome, user_ns, convert_ns } = match self.executor.execute(plan_id, &frame) {
+        let Answered { outcome, user_ns, convert_ns } = match self.frames.execute(plan_id, &frame) {
             Ok(executed) => executed,
             Err(broken) => return self.violated(seq, plan_id, broken).await,
         };

@@ -1,20 +1,17 @@
-//! The calls into Python: describe, prepare, and one per batch.
+//! The calls into Python: describe, prepare, and one per batch. The same for a worker process, whose batches are frames (`frames`), and for thread
+//! mode, whose batches cross as pointers (`table`).
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use arrow_array::{RecordBatch, RecordBatchOptions};
-use arrow_schema::{ArrowError, SchemaRef};
+use arrow_schema::SchemaRef;
 use pillion_wire::error::Code;
-use pillion_wire::frame::{Frame, FrameLimits};
-use pillion_wire::ipc::{Decoder, Encoder, schema_from_ipc, schema_to_ipc};
+use pillion_wire::ipc::{schema_from_ipc, schema_to_ipc};
 use pillion_wire::proto;
-use proto::worker_data::Message;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use super::Broken;
 use super::failure;
 use super::logs::{Queue, Running};
 use super::message;
@@ -23,30 +20,32 @@ use crate::batch::Batch;
 use crate::process;
 use crate::schema::{Columns, schema_of};
 
-/// Runs what the sidecar asks for, on the Python thread.
-pub struct Executor<'a> {
-    runtime: &'a Py<PyAny>,
-    queue: &'a Queue,
+/// Why something failed, for the host.
+pub type Failure = Box<proto::Error>;
+
+/// One worker's functions and plans. Its calls may come on any thread, one at a time.
+pub struct Executor {
+    runtime: Py<PyAny>,
+    queue: Arc<Queue>,
+    /// What log records say whose they are; empty in a process of its own.
+    worker: Arc<str>,
     plans: Plans,
-    limits: FrameLimits,
     /// A function may fork; its child must not answer for this process.
     pid: rustix::process::Pid,
 }
 
-/// A result and where the time went.
+/// What a batch became, and the nanoseconds inside user code.
 pub struct Executed {
     /// The result, or why there is none.
-    pub outcome: Result<Frame, Box<proto::Error>>,
+    pub outcome: Result<RecordBatch, Failure>,
     /// Inside user code, in nanoseconds.
     pub user_ns: u64,
-    /// In conversions and the calls around user code, in nanoseconds.
-    pub convert_ns: u64,
 }
 
-impl<'a> Executor<'a> {
-    /// An executor of results within `limits`.
-    pub fn new(runtime: &'a Py<PyAny>, queue: &'a Queue, limits: FrameLimits) -> Self {
-        Self { runtime, queue, plans: Plans::default(), limits, pid: rustix::process::getpid() }
+impl Executor {
+    /// An executor that calls `runtime`, a `pillion._runtime.Runtime`.
+    pub fn new(runtime: Py<PyAny>, queue: Arc<Queue>, worker: &str) -> Self {
+        Self { runtime, queue, worker: Arc::from(worker), plans: Plans::default(), pid: rustix::process::getpid() }
     }
 
     /// Calls Python. A child that a function forked, and that came back here, ends at once.
@@ -61,39 +60,57 @@ impl<'a> Executor<'a> {
     }
 
     /// Loads and describes a function.
-    pub fn describe(&self, request: proto::DescribeFunction) -> Message {
+    ///
+    /// # Errors
+    /// Why it cannot be loaded.
+    pub fn describe(&self, function: Option<proto::FunctionSpec>) -> Result<proto::FunctionDescription, Failure> {
         self.python(|runtime| {
             let py = runtime.py();
-            let described = message::function(py, request.function)
+            message::function(py, function)
                 .and_then(|function| runtime.call_method1(intern!(py, "describe"), (function,)))
-                .and_then(|described| message::description(&described));
-            match described {
-                Ok(described) => Message::Described(described),
-                Err(raised) => Message::Failed(*failure::of_exception(runtime, &raised)),
-            }
+                .and_then(|described| message::description(&described))
+                .map_err(|raised| failure::of_exception(runtime, &raised))
         })
     }
 
     /// Loads the functions of a plan and keeps it, in place of an earlier one of this id. If that fails the failure is kept: it is the
     /// answer to the batches of this plan.
-    pub fn prepare(&mut self, id: u64, request: proto::Prepare) -> Message {
-        let (entry, answer) = match self.load(request) {
+    ///
+    /// # Errors
+    /// Why the plan cannot be executed.
+    pub fn prepare(&mut self, id: u64, request: proto::Prepare) -> Result<proto::Prepared, Failure> {
+        match self.load(request) {
             Ok((plan, functions)) => {
                 let output_schema = schema_to_ipc(&plan.output).into();
-                (Ok(plan), Message::Prepared(proto::Prepared { output_schema, functions }))
+                self.keep(id, Ok(plan));
+                Ok(proto::Prepared { output_schema, functions })
             }
-            Err(error) => (Err(error.clone()), Message::Failed(*error)),
-        };
-        // An earlier plan holds a Python object; attached, so that it goes at once.
-        Python::attach(|_| drop(self.plans.insert(id, entry)));
-        answer
+            Err(error) => {
+                self.keep(id, Err(error.clone()));
+                Err(error)
+            }
+        }
     }
 
-    fn load(&self, request: proto::Prepare) -> Result<(Plan, Vec<proto::FunctionDescription>), Box<proto::Error>> {
+    /// Keeps what a plan has become.
+    pub fn keep(&mut self, id: u64, entry: Result<Plan, Failure>) {
+        // An earlier plan holds a Python object; attached, so that it goes at once.
+        Python::attach(|_| drop(self.plans.insert(id, entry)));
+    }
+
+    /// A plan, or why there is none.
+    pub fn plan(&self, id: u64) -> Option<&Result<Plan, Failure>> {
+        self.plans.get(&id)
+    }
+
+    fn load(&self, request: proto::Prepare) -> Result<(Plan, Vec<proto::FunctionDescription>), Failure> {
         let input = schema_from_ipc(&request.input_schema)
             .map_err(|error| failure::error(Code::ProtocolViolation, format!("the input schema is damaged: {error}")))?;
-        self.queue.set_running(Running { session: request.session_id.as_str().into(), ..Running::default() });
-        let prepared = self.python(|runtime| prepare(runtime, request, &input).map_err(|raised| failure::of_exception(runtime, &raised)));
+        let session = request.session_id.as_str().into();
+        self.queue.set_running(Running { worker: self.worker.clone(), session, ..Running::default() });
+        let prepared = self.python(|runtime| {
+            prepare(runtime, request, input, self.worker.clone()).map_err(|raised| failure::of_exception(runtime, &raised))
+        });
         self.queue.set_running(Running::default());
         prepared
     }
@@ -104,70 +121,62 @@ impl<'a> Executor<'a> {
         Python::attach(|_| drop(self.plans.remove(&id)));
     }
 
-    /// Executes a batch. One that cannot be decoded, or whose plan could not be prepared, fails alone.
-    ///
-    /// # Errors
-    /// [`Broken`] if the frame is of no plan: the sidecar and this worker do not understand each other.
-    pub fn execute(&mut self, id: u64, frame: &Frame) -> Result<Executed, Broken> {
-        let began = Instant::now();
-        let runtime = self.runtime;
-        let (queue, pid, limits) = (self.queue, self.pid, self.limits);
-        let failed = |error| Executed { outcome: Err(error), user_ns: 0, convert_ns: nanoseconds(began.elapsed()) };
-        let plan = match self.plans.get_mut(&id) {
+    /// Executes a batch of the plan's input schema; one whose plan could not be prepared fails with the reason.
+    pub fn execute(&self, id: u64, input: RecordBatch) -> Executed {
+        let failed = |error| Executed { outcome: Err(error), user_ns: 0 };
+        let plan = match self.plans.get(&id) {
             Some(Ok(plan)) => plan,
-            Some(Err(error)) => return Ok(failed(error.clone())),
-            None => return Err(Broken(format!("a batch arrived for plan {id}, which was not prepared"))),
-        };
-        let input = match plan.decoder.decode(frame) {
-            Ok(input) => input,
-            Err(error) => {
-                let broken = Broken::new("the batch cannot be decoded", error);
-                return Ok(failed(failure::error(Code::ProtocolViolation, broken.to_string())));
+            Some(Err(error)) => return failed(error.clone()),
+            None => {
+                return failed(failure::error(Code::ProtocolViolation, format!("a batch arrived for plan {id}, which was not prepared")));
             }
         };
-        queue.set_running(plan.running.clone());
-        let called = Python::attach(|py| {
-            let called = call(py, &plan.call, input);
-            if rustix::process::getpid() != pid {
-                process::exit_now(0);
-            }
-            called.map_err(|raised| failure::of_exception(runtime.bind(py), &raised))
-        });
-        queue.set_running(Running::default());
-        let (outcome, user_ns) = match called {
-            Ok((output, user_ns)) => (encode(plan, &output).and_then(|frame| check_size(frame, limits)), user_ns),
-            Err(error) => (Err(error), 0),
-        };
-        let convert_ns = nanoseconds(began.elapsed()).saturating_sub(user_ns);
-        Ok(Executed { outcome, user_ns, convert_ns })
+        self.queue.set_running(plan.running.clone());
+        let called = self.python(|runtime| call(runtime.py(), &plan.call, input).map_err(|raised| failure::of_exception(runtime, &raised)));
+        self.queue.set_running(Running::default());
+        match called {
+            Ok((output, user_ns)) => Executed { outcome: announced(plan, &output), user_ns },
+            Err(error) => failed(error),
+        }
     }
 
     /// Drops all plans.
     pub fn clear(&mut self) {
         Python::attach(|_| self.plans.clear());
     }
+
+    /// Drops all plans and closes the functions.
+    ///
+    /// # Errors
+    /// What the runtime raised; what user code raises is logged.
+    pub fn close(&mut self) -> PyResult<()> {
+        self.clear();
+        self.queue.set_running(Running { worker: self.worker.clone(), ..Running::default() });
+        let closed = Python::attach(|py| self.runtime.bind(py).call_method0(intern!(py, "close")).map(drop));
+        self.queue.set_running(Running::default());
+        closed
+    }
 }
 
-fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-fn prepare(runtime: &Bound<'_, PyAny>, request: proto::Prepare, input: &SchemaRef) -> PyResult<(Plan, Vec<proto::FunctionDescription>)> {
+fn prepare(
+    runtime: &Bound<'_, PyAny>,
+    request: proto::Prepare,
+    input: SchemaRef,
+    worker: Arc<str>,
+) -> PyResult<(Plan, Vec<proto::FunctionDescription>)> {
     let py = runtime.py();
     let session = request.session_id.clone();
-    let prepared = runtime.call_method1(intern!(py, "prepare"), (message::plan(py, request, input)?,))?;
+    let prepared = runtime.call_method1(intern!(py, "prepare"), (message::plan(py, request, &input)?,))?;
     let functions: Vec<Bound<'_, PyAny>> = prepared.getattr(intern!(py, "functions"))?.extract()?;
     let functions = functions.iter().map(message::description).collect::<PyResult<Vec<_>>>()?;
     let output = columns(&prepared.getattr(intern!(py, "output"))?)?;
     let names: Vec<&str> = functions.iter().map(|function| function.name.as_str()).collect();
-    let unsupported = |error: ArrowError| pyo3::exceptions::PyTypeError::new_err(error.to_string());
-    let plan = Plan::new(
-        prepared.getattr(intern!(py, "call"))?.unbind(),
-        Decoder::new(input).map_err(unsupported)?,
-        Encoder::new(Arc::new(schema_of(&output))).map_err(unsupported)?,
-        &session,
-        &names.join(", "),
-    );
+    let plan = Plan {
+        call: prepared.getattr(intern!(py, "call"))?.unbind(),
+        input,
+        output: Arc::new(schema_of(&output)),
+        running: Running { worker, session: session.into(), function: names.join(", ").into() },
+    };
     Ok((plan, functions))
 }
 
@@ -185,24 +194,13 @@ fn call(py: Python<'_>, plan: &Py<PyAny>, input: RecordBatch) -> PyResult<(Recor
     Ok((output, answer.get_borrowed_item(1)?.extract()?))
 }
 
-/// Encodes the output in the schema that was announced.
-fn encode(plan: &mut Plan, output: &RecordBatch) -> Result<Frame, Box<proto::Error>> {
+/// The output in the schema that was announced.
+fn announced(plan: &Plan, output: &RecordBatch) -> Result<RecordBatch, Failure> {
     let options = RecordBatchOptions::new().with_row_count(Some(output.num_rows()));
-    RecordBatch::try_new_with_options(plan.output.clone(), output.columns().to_vec(), &options)
-        .and_then(|output| plan.encoder.encode(&output))
-        .map_err(|error| failure::error(Code::ResultColumns, format!("the result does not have the announced columns: {error}")))
+    RecordBatch::try_new_with_options(plan.output.clone(), output.columns().to_vec(), &options).map_err(|error| unannounced(&error))
 }
 
-/// Checks the size before anything is sent: an oversized message would end the stream with all that is in flight.
-fn check_size(frame: Frame, limits: FrameLimits) -> Result<Frame, Box<proto::Error>> {
-    let (what, value, limit) = if frame.rows > limits.rows {
-        ("rows", frame.rows, limits.rows)
-    } else if frame.bytes() > limits.bytes {
-        ("bytes", frame.bytes(), limits.bytes)
-    } else {
-        return Ok(frame);
-    };
-    let mut error = failure::error(Code::BatchTooLarge, format!("the result of {value} {what} is above the limit of {limit}"));
-    error.hint = String::from("send smaller batches, or return less for each");
-    Err(error)
+/// A result that is not what was announced.
+pub fn unannounced(error: &arrow_schema::ArrowError) -> Failure {
+    failure::error(Code::ResultColumns, format!("the result does not have the announced columns: {error}"))
 }

@@ -1,7 +1,9 @@
 //! Log records on their way to the sidecar: a bounded queue that never blocks the function that logs.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use pillion_wire::proto::{LogBatch, LogRecord};
 use pyo3::prelude::*;
@@ -23,6 +25,8 @@ const MESSAGE_BYTES: usize = 16 * 1024;
 /// Which session and function are running.
 #[derive(Default, Clone)]
 pub struct Running {
+    /// Id of the worker, where several share a queue.
+    pub worker: Arc<str>,
     /// Id of the session.
     pub session: Arc<str>,
     /// Name of the function.
@@ -40,16 +44,30 @@ struct State {
     running: Running,
 }
 
-/// The records of this worker.
+/// The records of this process.
 #[derive(Default)]
 pub struct Queue {
     state: Mutex<State>,
     changed: Notify,
+    /// The same for a thread that waits.
+    arrived: Condvar,
+    /// Several workers run in this process, each on a thread of its own.
+    shared: bool,
+}
+
+thread_local! {
+    /// What runs on this thread, if the queue is shared.
+    static RUNNING: RefCell<Running> = RefCell::default();
 }
 
 impl Queue {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A queue for all the workers of thread mode: records belong to what runs on the thread that logs.
+    pub fn shared() -> Self {
+        Self { shared: true, ..Self::default() }
     }
 
     /// Records below this level are not wanted.
@@ -59,7 +77,11 @@ impl Queue {
 
     /// Whose records the next ones are.
     pub fn set_running(&self, running: Running) {
-        self.state().running = running;
+        if self.shared {
+            RUNNING.set(running);
+        } else {
+            self.state().running = running;
+        }
     }
 
     /// No more records; what waits is still sent.
@@ -78,12 +100,22 @@ impl Queue {
             state.dropped += 1;
             return;
         }
-        record.session_id = state.running.session.to_string();
-        record.function = state.running.function.to_string();
+        let running = if self.shared { RUNNING.with_borrow(Clone::clone) } else { state.running.clone() };
+        record.worker_id = running.worker.to_string();
+        record.session_id = running.session.to_string();
+        record.function = running.function.to_string();
         state.bytes += bytes;
         state.records.push_back(record);
         drop(state);
         self.changed.notify_one();
+        self.arrived.notify_one();
+    }
+
+    /// The next records; waits for them at most so long.
+    pub fn wait(&self, at_most: Duration) -> Option<LogBatch> {
+        let is_empty = |state: &mut State| state.records.is_empty() && state.dropped == 0;
+        drop(self.arrived.wait_timeout_while(self.state(), at_most, is_empty));
+        self.take()
     }
 
     /// The next records, at most [`BATCH_BYTES`]; `None` if there are none.

@@ -1,0 +1,144 @@
+//! Batches of a worker process: decoded from frames and encoded to frames around the calls.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pillion_wire::error::Code;
+use pillion_wire::frame::{Frame, FrameLimits};
+use pillion_wire::ipc::{Decoder, Encoder};
+use pillion_wire::proto;
+use proto::worker_data::Message;
+use pyo3::prelude::*;
+
+use super::execute::{Executed, Executor, Failure, unannounced};
+use super::failure;
+use super::logs::Queue;
+use super::plans::Plan;
+use super::Broken;
+
+/// Runs what the sidecar asks for, on the Python thread.
+pub struct Frames {
+    executor: Executor,
+    codecs: HashMap<u64, Codec>,
+    limits: FrameLimits,
+}
+
+/// Of a plan that can be executed.
+struct Codec {
+    /// Of its input.
+    decoder: Decoder,
+    /// Of its output.
+    encoder: Encoder,
+}
+
+/// A result and where the time went.
+pub struct Answered {
+    /// The result, or why there is none.
+    pub outcome: Result<Frame, Failure>,
+    /// Inside user code, in nanoseconds.
+    pub user_ns: u64,
+    /// In conversions and the calls around user code, in nanoseconds.
+    pub convert_ns: u64,
+}
+
+impl Frames {
+    /// Calls `runtime`, for results within `limits`.
+    pub fn new(runtime: Py<PyAny>, queue: Arc<Queue>, limits: FrameLimits) -> Self {
+        Self { executor: Executor::new(runtime, queue, ""), codecs: HashMap::new(), limits }
+    }
+
+    /// Loads and describes a function.
+    pub fn describe(&self, request: proto::DescribeFunction) -> Message {
+        match self.executor.describe(request.function) {
+            Ok(described) => Message::Described(described),
+            Err(error) => Message::Failed(*error),
+        }
+    }
+
+    /// Loads a plan, see [`Executor::prepare`].
+    pub fn prepare(&mut self, id: u64, request: proto::Prepare) -> Message {
+        self.codecs.remove(&id);
+        let prepared = self.executor.prepare(id, request).and_then(|prepared| {
+            if let Some(Ok(plan)) = self.executor.plan(id) {
+                match codec(plan) {
+                    Ok(codec) => drop(self.codecs.insert(id, codec)),
+                    Err(error) => {
+                        self.executor.keep(id, Err(error.clone()));
+                        return Err(error);
+                    }
+                }
+            }
+            Ok(prepared)
+        });
+        match prepared {
+            Ok(prepared) => Message::Prepared(prepared),
+            Err(error) => Message::Failed(*error),
+        }
+    }
+
+    /// Forgets a plan.
+    pub fn release(&mut self, id: u64) {
+        self.codecs.remove(&id);
+        self.executor.release(id);
+    }
+
+    /// Executes a batch. One that cannot be decoded, or whose plan could not be prepared, fails alone.
+    ///
+    /// # Errors
+    /// [`Broken`] if the frame is of no plan: the sidecar and this worker do not understand each other.
+    pub fn execute(&mut self, id: u64, frame: &Frame) -> Result<Answered, Broken> {
+        let began = Instant::now();
+        let (outcome, user_ns) = match (self.codecs.get_mut(&id), self.executor.plan(id)) {
+            (_, None) => return Err(Broken(format!("a batch arrived for plan {id}, which was not prepared"))),
+            (None, Some(Err(error))) => (Err(error.clone()), 0),
+            (None, Some(Ok(_))) => return Err(Broken(format!("plan {id} has lost its schemas"))),
+            (Some(codec), Some(_)) => match codec.decoder.decode(frame) {
+                Ok(input) => {
+                    let Executed { outcome, user_ns } = self.executor.execute(id, input);
+                    let encode = |output| codec.encoder.encode(&output).map_err(|error| unannounced(&error));
+                    (outcome.and_then(encode).and_then(|frame| check_size(frame, self.limits)), user_ns)
+                }
+                Err(error) => {
+                    let broken = Broken::new("the batch cannot be decoded", error);
+                    (Err(failure::error(Code::ProtocolViolation, broken.to_string())), 0)
+                }
+            },
+        };
+        let convert_ns = nanoseconds(began.elapsed()).saturating_sub(user_ns);
+        Ok(Answered { outcome, user_ns, convert_ns })
+    }
+
+    /// Drops all plans.
+    pub fn clear(&mut self) {
+        self.codecs.clear();
+        self.executor.clear();
+    }
+}
+
+fn codec(plan: &Plan) -> Result<Codec, Failure> {
+    let unsupported = |error: arrow_schema::ArrowError| failure::error(Code::UnsupportedType, error.to_string());
+    Ok(Codec {
+        decoder: Decoder::new(&plan.input).map_err(unsupported)?,
+        encoder: Encoder::new(plan.output.clone()).map_err(unsupported)?,
+    })
+}
+
+/// A duration in nanoseconds.
+pub fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Checks the size before anything is sent: an oversized message would end the stream with all that is in flight.
+fn check_size(frame: Frame, limits: FrameLimits) -> Result<Frame, Failure> {
+    let (what, value, limit) = if frame.rows > limits.rows {
+        ("rows", frame.rows, limits.rows)
+    } else if frame.bytes() > limits.bytes {
+        ("bytes", frame.bytes(), limits.bytes)
+    } else {
+        return Ok(frame);
+    };
+    let mut error = failure::error(Code::BatchTooLarge, format!("the result of {value} {what} is above the limit of {limit}"));
+    error.hint = String::from("send smaller batches, or return less for each");
+    Err(error)
+}
