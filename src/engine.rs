@@ -2,12 +2,16 @@
 
 use crate::{
     config::Config,
-    environment::{Environment, EnvironmentSpec, Environments},
+    environment::{Environment, EnvironmentSpec, Environments, Mode},
     error::{Code, Error, Result},
     pool::{Pool, PoolLimits},
     server::fn_service::FnEndpoint,
     session::{self, Ids, OpenRequest, Session},
-    worker::process::{LaunchLimits, LaunchSpec, Launcher, OutputLimits, link::ProcessFactory},
+    worker::{
+        WorkerFactory,
+        process::{LaunchLimits, LaunchSpec, Launcher, OutputLimits, link::ProcessFactory},
+        thread::{ResultLimits, ThreadFactory},
+    },
 };
 use pillion_wire::proto;
 use std::{
@@ -204,6 +208,11 @@ impl Engine {
 
     async fn pool(&self, spec: &EnvironmentSpec) -> Result<(Arc<Environment>, Arc<Pool>)> {
         let environment = self.environments.resolve(spec).await?;
+        if environment.mode == Mode::Thread
+            && let Some(found) = self.config.refused_by_threads()
+        {
+            return Err(Error::new(Code::Unsupported, format!("`{}`: {}", found.key, found.message)).hint(found.hint));
+        }
         let mut pools = self.pools();
         // A shutdown that began meanwhile has emptied the pools and must not be given a new one.
         self.refuse_while_draining()?;
@@ -219,6 +228,18 @@ impl Engine {
     }
 
     fn make_pool(&self, environment: &Environment) -> Arc<Pool> {
+        let factory: Arc<dyn WorkerFactory> = match environment.mode {
+            Mode::Process => Arc::new(self.processes(environment)),
+            Mode::Thread => {
+                let limits = ResultLimits { bytes: self.config.limits.max_batch_bytes, rows: self.config.limits.max_batch_rows };
+                Arc::new(ThreadFactory::new(environment, limits, self.config.pool.start_timeout, self.worker_ids.clone()))
+            }
+        };
+        let limits = PoolLimits { pool: self.config.pool.clone(), shutdown_grace: self.config.limits.shutdown_grace };
+        Pool::new(environment.id.clone(), factory, limits)
+    }
+
+    fn processes(&self, environment: &Environment) -> ProcessFactory {
         let limits = &self.config.limits;
         let output = OutputLimits {
             line_bytes: limits.log_line_bytes as usize,
@@ -238,15 +259,13 @@ impl Engine {
             entry: LaunchSpec::ENTRY.to_owned(),
         });
         let registry = self.endpoint.registry().clone();
-        let factory = ProcessFactory::new(
+        ProcessFactory::new(
             launcher,
             registry,
             self.endpoint.address().to_owned(),
             self.config.pool.start_timeout,
             self.worker_ids.clone(),
-        );
-        let limits = PoolLimits { pool: self.config.pool.clone(), shutdown_grace: limits.shutdown_grace };
-        Pool::new(environment.id.clone(), Arc::new(factory), limits)
+        )
     }
 
     fn open_sessions(&self) -> Vec<Arc<Session>> {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use pillion::config::{self, Flags};
-use pillion::environment::read_requirements;
+use pillion::environment::{Mode, read_requirements};
 use pillion::{EnvironmentSpec, FunctionRef, Pillion};
 
 use super::failure::Failure;
@@ -38,6 +38,11 @@ pub struct EngineArgs {
     /// Modules to import once, before workers are forked; can be given several times, or as a list
     #[arg(long, value_name = "MODULE", value_delimiter = ',', help_heading = "Environment")]
     preload: Vec<String>,
+
+    /// Run the function in worker processes, or in threads of this process: faster, but a crash ends the command and a hang cannot be ended [default: as
+    /// configured, else `process`]
+    #[arg(long, value_enum, value_name = "MODE", help_heading = "Environment")]
+    mode: Option<Mode>,
 }
 
 impl EngineArgs {
@@ -61,7 +66,7 @@ impl EngineArgs {
     /// A requirements file that cannot be read, a path that does not exist.
     pub fn environment(&self) -> Result<EnvironmentSpec, Failure> {
         if let Some(name) = &self.environment {
-            return Ok(EnvironmentSpec::named(name));
+            return Ok(EnvironmentSpec { mode: self.mode, ..EnvironmentSpec::named(name) });
         }
         let mut requirements = Vec::new();
         for file in &self.requirements {
@@ -73,7 +78,7 @@ impl EngineArgs {
             other => other.clone(),
         };
         let paths = self.path.iter().map(|path| absolute(path)).collect::<Result<_, _>>()?;
-        Ok(EnvironmentSpec { python, requirements, paths, preload: self.preload.clone(), ..EnvironmentSpec::default() })
+        Ok(EnvironmentSpec { python, requirements, paths, preload: self.preload.clone(), mode: self.mode, ..EnvironmentSpec::default() })
     }
 
     /// What a person may want to check when loading takes long.

@@ -314,6 +314,9 @@ fn check(config: &Config) -> Result<(), Problem> {
     {
         return problem("metrics.listen", message.split("; ").next().unwrap_or_default().to_owned(), "use a loopback address");
     }
+    if let Some(found) = config.contradiction() {
+        return problem(found.key, found.message, found.hint);
+    }
     for (key, path) in [("cache_dir", &config.cache_dir), ("runtime_dir", &config.runtime_dir)] {
         if !path.is_absolute() {
             return problem(key, format!("`{}` is not an absolute path", path.display()), "write a path that begins with `/`");

@@ -7,6 +7,7 @@
 
 mod listen;
 mod load;
+mod modes;
 mod places;
 pub mod units;
 
@@ -21,7 +22,7 @@ pub use listen::Listen;
 pub use load::{Flags, load, unknown_variables};
 pub use places::{private_dir, session_dir};
 
-use crate::environment::Start;
+use crate::environment::{Mode, Start};
 
 /// Everything that can be set, with its default. See the module's documentation for where values come from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -215,11 +216,14 @@ pub struct FunctionsConfig {
     pub allow_pickled: bool,
     /// Take environments spelled out by hosts; if false, only the configured ones by name. Default true.
     pub allow_inline_environments: bool,
+    /// Run functions inside the sidecar's own process when a host asks for it. Without it only environments configured with `mode = "thread"` do. Such a function
+    /// can take the sidecar down. Has no effect on an embedded engine. Default false.
+    pub allow_inline_threads: bool,
 }
 
 impl Default for FunctionsConfig {
     fn default() -> Self {
-        Self { allow_pickled: false, allow_inline_environments: true }
+        Self { allow_pickled: false, allow_inline_environments: true, allow_inline_threads: false }
     }
 }
 
@@ -278,6 +282,9 @@ pub struct EnvironmentConfig {
     pub preload: Vec<String>,
     /// `fork` (default) or `spawn`.
     pub start: Start,
+    /// `process` (default), or `thread`: in the engine's own process, which has room for one such environment. Then `pool.max_memory` and
+    /// `limits.bundle_deadline` cannot be set: nothing could enforce them.
+    pub mode: Mode,
     /// Whether hosts may read results in place, in memory that the functions could still write. Default false.
     pub trusted: bool,
 }

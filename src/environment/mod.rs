@@ -27,7 +27,7 @@ use crate::error::{Code, Error};
 
 pub use interpreter::Interpreter;
 pub use requirements::read_requirements;
-pub use spec::{EnvironmentSpec, Start};
+pub use spec::{EnvironmentSpec, Mode, Start};
 
 use identity::{Files, Identity};
 
@@ -51,6 +51,8 @@ pub struct Environment {
     /// Modules for the fork server to import.
     pub preload: Vec<String>,
     pub start: Start,
+    /// Where its functions run.
+    pub mode: Mode,
     /// Whether hosts may read results in place (DESIGN D2).
     pub trusted: bool,
 }
@@ -69,8 +71,9 @@ impl Environments {
     /// Takes the configured environments. Reads nothing yet but makes the cache folder.
     ///
     /// # Errors
-    /// `cache_unwritable` if the cache folder cannot be made, or others could write it.
+    /// `cache_unwritable` if the cache folder cannot be made, or others could write it; `config_invalid` if modes and limits contradict each other.
     pub fn new(config: &Config) -> Result<Self, Error> {
+        config.check_modes()?;
         make_cache_dir(&config.cache_dir)?;
         Ok(Self {
             cache_dir: config.cache_dir.clone(),
@@ -90,7 +93,8 @@ impl Environments {
     pub async fn resolve(&self, spec: &EnvironmentSpec) -> Result<Arc<Environment>, Error> {
         let wanted = self.wanted(spec)?;
         wanted.spec.validate()?;
-        let EnvironmentSpec { python, requirements, paths, files, variables, preload, start, .. } = wanted.spec;
+        let EnvironmentSpec { python, requirements, paths, files, variables, preload, start, mode, .. } = wanted.spec;
+        let mode = mode.unwrap_or_default();
 
         let base = self.interpreters.find(python.as_deref()).await?;
         let interpreter = match requirements::normalize(&requirements) {
@@ -104,7 +108,7 @@ impl Environments {
         let mut identity = Identity::new("environment 1");
         identity.path(&interpreter.executable).text(&interpreter.version).path(&package_dir).text(start.as_str());
         identity.texts(variables.iter().flat_map(|(name, value)| [name, value])).texts(&preload);
-        identity.flag(wanted.trusted);
+        identity.flag(wanted.trusted).text(mode.as_str());
         let (id, paths) = blocking(move || {
             for path in &paths {
                 identity.path(path);
@@ -126,12 +130,19 @@ impl Environments {
             variables,
             preload,
             start,
+            mode,
             trusted: wanted.trusted,
         }))
     }
 
     /// What `spec` stands for: a configured environment by name, the default one, or the spec itself.
     fn wanted(&self, spec: &EnvironmentSpec) -> Result<Wanted, Error> {
+        let mut wanted = self.meant(spec)?;
+        wanted.spec.mode = spec.mode.or(wanted.spec.mode);
+        Ok(wanted)
+    }
+
+    fn meant(&self, spec: &EnvironmentSpec) -> Result<Wanted, Error> {
         if let Some(name) = &spec.name {
             if !spec.is_only_a_name() {
                 return Err(Error::new(Code::EnvironmentInvalid, format!("the environment `{name}` is named and described at once"))
@@ -192,6 +203,7 @@ impl Wanted {
             variables: config.variables.clone(),
             preload: config.preload.clone(),
             start: config.start,
+            mode: Some(config.mode),
         };
         Ok(Self { spec, trusted: config.trusted })
     }

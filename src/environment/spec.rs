@@ -46,6 +46,44 @@ impl FromStr for Start {
     }
 }
 
+/// Where functions run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// In child processes: whatever a function does, the engine lives on.
+    #[default]
+    Process,
+    /// In threads of an interpreter that is loaded into the engine's own process: no copy and no wire, and no protection. A crash ends the process, a hang cannot
+    /// be ended. One process has room for one such environment.
+    Thread,
+}
+
+impl Mode {
+    /// `process` or `thread`, as written in configuration and on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Thread => "thread",
+        }
+    }
+}
+
+impl FromStr for Mode {
+    type Err = Error;
+
+    /// # Errors
+    /// `environment_invalid` for any other word.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text {
+            "process" => Ok(Self::Process),
+            "thread" => Ok(Self::Thread),
+            other => {
+                Err(Error::new(Code::EnvironmentInvalid, format!("`{other}` is no mode to run in")).hint("write `process` or `thread`"))
+            }
+        }
+    }
+}
+
 /// Interpreter, packages, files and variables that a function needs; by name, or spelled out. The default asks for the sidecar's default
 /// environment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -66,6 +104,8 @@ pub struct EnvironmentSpec {
     /// Modules imported once in the fork server; never user modules.
     pub preload: Vec<String>,
     pub start: Start,
+    /// Where its functions run; may be given beside a name. None: as configured, else in processes.
+    pub mode: Option<Mode>,
 }
 
 impl EnvironmentSpec {
@@ -79,11 +119,19 @@ impl EnvironmentSpec {
         Self { python: Some(python.into()), ..Self::default() }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        *self == Self::default()
+    /// The same environment, its functions in threads of this process.
+    #[must_use]
+    pub fn in_threads(self) -> Self {
+        Self { mode: Some(Mode::Thread), ..self }
     }
 
-    pub(super) fn is_only_a_name(&self) -> bool {
+    /// Whether it asks for the default environment, in whatever mode.
+    pub(crate) fn is_empty(&self) -> bool {
+        Self { mode: None, ..self.clone() } == Self::default()
+    }
+
+    /// Whether it asks for a configured environment, in whatever mode.
+    pub(crate) fn is_only_a_name(&self) -> bool {
         Self { name: None, ..self.clone() }.is_empty()
     }
 
@@ -105,6 +153,15 @@ impl EnvironmentSpec {
         }
         if let Some(line) = self.requirements.iter().find(|line| line.contains(['\n', '\r', '\0'])) {
             return invalid(format!("the requirement {line:?} is more than one line"), "give one requirement per entry");
+        }
+        if self.mode == Some(Mode::Thread) {
+            if self.start == Start::Spawn {
+                return invalid("in thread mode no process is started".into(), "leave `start` out");
+            }
+            if let Some(name) = self.variables.keys().find(|name| name.starts_with("PYTHON")) {
+                let message = format!("in thread mode the variable `{name}` cannot be set: Python reads it when it starts");
+                return invalid(message, "set it for the process that runs the engine");
+            }
         }
         Ok(())
     }
@@ -137,6 +194,7 @@ impl TryFrom<proto::EnvironmentSpec> for EnvironmentSpec {
     fn try_from(spec: proto::EnvironmentSpec) -> Result<Self, Error> {
         Ok(Self {
             start: spec.start.parse()?,
+            mode: if spec.mode.is_empty() { None } else { Some(spec.mode.parse()?) },
             name: (!spec.name.is_empty()).then_some(spec.name),
             python: (!spec.python.is_empty()).then_some(spec.python),
             requirements: spec.requirements,
@@ -155,6 +213,7 @@ impl From<EnvironmentSpec> for proto::EnvironmentSpec {
         Self {
             // The default is left unsaid, so that a named spec has its other fields empty.
             start: if spec.start == Start::default() { String::new() } else { spec.start.as_str().to_owned() },
+            mode: spec.mode.map_or_else(String::new, |mode| mode.as_str().to_owned()),
             name: spec.name.unwrap_or_default(),
             python: spec.python.unwrap_or_default(),
             requirements: spec.requirements,
@@ -180,23 +239,31 @@ mod tests {
             variables: BTreeMap::from([("A".into(), "1".into())]),
             preload: vec!["numpy".into()],
             start: Start::Spawn,
+            mode: Some(Mode::Process),
         }
     }
 
     #[test]
     fn survives_the_wire() {
-        for spec in [EnvironmentSpec::default(), EnvironmentSpec::named("ml"), full()] {
+        for spec in [EnvironmentSpec::default(), EnvironmentSpec::named("ml"), EnvironmentSpec::named("ml").in_threads(), full()] {
             let there = proto::EnvironmentSpec::from(spec.clone());
             assert_eq!(EnvironmentSpec::try_from(there).unwrap(), spec);
         }
-        let odd = proto::EnvironmentSpec { start: "thread".into(), ..Default::default() };
-        assert_eq!(EnvironmentSpec::try_from(odd).unwrap_err().code(), Code::EnvironmentInvalid);
+        for (start, mode) in [("thread", ""), ("", "spawn")] {
+            let odd = proto::EnvironmentSpec { start: start.into(), mode: mode.into(), ..Default::default() };
+            assert_eq!(EnvironmentSpec::try_from(odd).unwrap_err().code(), Code::EnvironmentInvalid);
+        }
     }
 
     #[test]
     fn refuses_what_cannot_work() {
         full().validate().unwrap();
-        let broken: [fn(&mut EnvironmentSpec); 6] = [
+        let broken: [fn(&mut EnvironmentSpec); 8] = [
+            |s| s.mode = Some(Mode::Thread),
+            |s| {
+                *s = EnvironmentSpec::default().in_threads();
+                s.variables.insert("PYTHONHASHSEED".into(), "0".into());
+            },
             |s| drop(s.variables.insert("PYTHONPATH".into(), "/x".into())),
             |s| drop(s.variables.insert("A=B".into(), String::new())),
             |s| drop(s.variables.insert("A".into(), "\0".into())),

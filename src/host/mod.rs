@@ -31,6 +31,7 @@
 //! ```
 
 mod function;
+mod here;
 mod open;
 mod remote;
 mod session;
@@ -57,7 +58,7 @@ enum Door {
 }
 
 impl Pillion {
-    /// Runs the engine inside this process; workers are child processes. Needs a tokio runtime with I/O and time. Call [`Pillion::shutdown`] at the end, so that
+    /// Runs the engine inside this process; workers are child processes, or threads of this one for environments in thread mode. Needs a tokio runtime with I/O and time. Call [`Pillion::shutdown`] at the end, so that
     /// functions are closed.
     ///
     /// # Errors

@@ -12,7 +12,6 @@ use crate::{
 use arrow_array::RecordBatch;
 use arrow_schema::{ArrowError, SchemaRef};
 use pillion_wire::{
-    frame::Frame,
     ipc::{Decoder, Encoder},
     proto,
 };
@@ -102,8 +101,9 @@ impl Session {
         let encoder =
             Encoder::new(schema).map_err(|error| Error::new(Code::UnsupportedType, format!("the input cannot be sent: {error}")))?;
         let decoder = Decoder::new(&opened.output_schema).map_err(|error| undecodable(&error))?;
+        let keeps_arrays = matches!(&link, Link::Embedded(session) if session.shares_process());
         let shared = Arc::new(Shared { opened, gate: Gate::new(credit), link });
-        let input = SessionInput { shared: shared.clone(), encoder, last_seq: 0, finished: false };
+        let input = SessionInput { shared: shared.clone(), encoder, last_seq: 0, finished: false, keeps_arrays };
         Ok(Session { input, output: SessionOutput { shared, decoder, done: false, ended: None } })
     }
 
@@ -154,6 +154,10 @@ impl Session {
         self.output.recv().await
     }
 
+    pub(super) fn halves(&mut self) -> (&mut SessionInput, &mut SessionOutput) {
+        (&mut self.input, &mut self.output)
+    }
+
     /// The two halves, for two tasks. Dropping the receiving half cancels what is open; dropping only the sending half does not finish the input.
     pub fn split(self) -> (SessionInput, SessionOutput) {
         (self.input, self.output)
@@ -166,6 +170,8 @@ pub struct SessionInput {
     encoder: Encoder,
     last_seq: u64,
     finished: bool,
+    /// The workers are threads of this process, which need no frames.
+    keeps_arrays: bool,
 }
 
 impl SessionInput {
@@ -179,11 +185,11 @@ impl SessionInput {
         if self.finished {
             return Err(Error::new(Code::SessionClosed, "the input of the session was finished"));
         }
-        let frame = self.encode(&batch)?;
-        if !self.admitted(Amount::of(frame.bytes(), frame.rows)).await {
+        let batch = self.prepared(batch)?;
+        if !self.admitted(Amount::of(batch.bytes(), batch.rows())).await {
             return Err(Error::new(Code::SessionClosed, "the session is over"));
         }
-        self.push(Input::Batch(frame.into()))
+        self.push(Input::Batch(batch))
     }
 
     /// Sends a watermark, in milliseconds since the epoch. It comes out behind the results of everything sent before it.
@@ -222,18 +228,44 @@ impl SessionInput {
         }
     }
 
-    fn encode(&mut self, batch: &RecordBatch) -> Result<Frame> {
+    /// The batch in the form that the engine's workers take.
+    fn prepared(&mut self, batch: RecordBatch) -> Result<Batch> {
+        self.check(&batch)?;
+        let batch = if self.keeps_arrays {
+            Batch::Arrow(batch)
+        } else {
+            let unsupported = |error| Error::new(Code::UnsupportedType, format!("the batch cannot be sent: {error}"));
+            Batch::Frame(self.encoder.encode(&batch).map_err(unsupported)?)
+        };
+        let Limits { max_batch_bytes, max_batch_rows } = self.shared.opened.limits;
+        check_batch(batch.bytes(), batch.rows(), max_batch_bytes, max_batch_rows)?;
+        Ok(batch)
+    }
+
+    /// Refuses a batch of another schema, or with too many rows.
+    pub(super) fn check(&self, batch: &RecordBatch) -> Result<()> {
         if batch.schema_ref().fields() != self.encoder.schema().fields() {
             return Err(Error::new(Code::SchemaMismatch, "the batch has another schema than the session was opened with")
                 .hint("open a session per schema")
                 .detail(format!("expected {:?}, got {:?}", self.encoder.schema(), batch.schema_ref())));
         }
         let Limits { max_batch_bytes, max_batch_rows } = self.shared.opened.limits;
-        check_batch(0, batch.num_rows() as u64, max_batch_bytes, max_batch_rows)?;
-        let frame =
-            self.encoder.encode(batch).map_err(|error| Error::new(Code::UnsupportedType, format!("the batch cannot be sent: {error}")))?;
-        check_batch(frame.bytes(), frame.rows, max_batch_bytes, max_batch_rows)?;
-        Ok(frame)
+        check_batch(0, batch.num_rows() as u64, max_batch_bytes, max_batch_rows)
+    }
+
+    /// The way to the engine.
+    pub(super) fn link(&self) -> &Link {
+        &self.shared.link
+    }
+
+    /// The number of the next input.
+    pub(super) fn next_seq(&self) -> u64 {
+        self.last_seq + 1
+    }
+
+    /// The engine has taken input `seq`.
+    pub(super) fn advance(&mut self, seq: u64) {
+        self.last_seq = seq;
     }
 
     fn push(&mut self, input: Input) -> Result<u64> {
@@ -278,14 +310,8 @@ impl SessionOutput {
         while !self.done {
             match std::task::ready!(self.poll_answer(cx)) {
                 Some(Ok(Answer::Batch { seq, result, timing, metrics, .. })) => {
-                    let output = result.and_then(|batch| {
-                        let batch = match batch {
-                            Batch::Arrow(batch) => batch,
-                            Batch::Frame(frame) => self.decoder.decode(&frame).map_err(|error| undecodable(&error).at(seq))?,
-                        };
-                        Ok(Output { seq, batch, timing, metrics })
-                    });
-                    return Poll::Ready(Some(output));
+                    let batch = result.and_then(|batch| self.arrays(seq, batch));
+                    return Poll::Ready(Some(batch.map(|batch| Output { seq, batch, timing, metrics })));
                 }
                 Some(Ok(Answer::Watermark { .. } | Answer::Snapshotted { .. })) => {}
                 Some(Err(error)) => {
@@ -300,6 +326,14 @@ impl SessionOutput {
             }
         }
         Poll::Ready(None)
+    }
+
+    /// The result `seq` as arrays.
+    pub(super) fn arrays(&self, seq: u64, batch: Batch) -> Result<RecordBatch> {
+        match batch {
+            Batch::Arrow(batch) => Ok(batch),
+            Batch::Frame(frame) => self.decoder.decode(&frame).map_err(|error| undecodable(&error).at(seq)),
+        }
     }
 
     /// What the whole session did, retries included; known after the last result.

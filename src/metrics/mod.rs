@@ -27,6 +27,9 @@ pub const WORKER_STARTS: &str = "pillion_worker_starts_total";
 /// Seconds from the wish for a worker to its readiness, by environment.
 pub const WORKER_START_SECONDS: &str = "pillion_worker_start_seconds";
 
+/// Threads of functions that hang, or run on although their session was cancelled, in thread mode.
+pub const ABANDONED_THREADS: &str = "pillion_abandoned_threads";
+
 /// Tells the recorder what the metrics mean. Call once after installing one.
 pub fn describe() {
     describe_histogram!(STAGE_SECONDS, Unit::Seconds, "time of a batch in a stage: queue, wire, convert, user or state");
@@ -38,6 +41,7 @@ pub fn describe() {
     describe_gauge!(WORKERS, "living workers, by state");
     describe_counter!(WORKER_ENDS, "workers that ended, by cause");
     describe_counter!(WORKER_STARTS, "worker starts, by outcome");
+    describe_gauge!(ABANDONED_THREADS, "threads of functions that nobody waits for any more, in thread mode");
     describe_histogram!(WORKER_START_SECONDS, Unit::Seconds, "time until a new worker was ready");
 }
 
@@ -107,6 +111,14 @@ pub(crate) fn worker_started(environment: &str, took: Duration, ok: bool) {
 
 pub(crate) fn worker_ended(environment: &str, cause: &str) {
     counter!(WORKER_ENDS, "environment" => environment.to_owned(), "cause" => cause.to_owned()).increment(1);
+}
+
+pub(crate) fn thread_abandoned() {
+    gauge!(ABANDONED_THREADS).increment(1);
+}
+
+pub(crate) fn thread_came_back() {
+    gauge!(ABANDONED_THREADS).decrement(1);
 }
 
 pub(crate) fn workers(environment: &str, idle: usize, all: usize) {

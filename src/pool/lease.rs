@@ -42,6 +42,11 @@ impl Lease {
         slot.worker.send(message);
     }
 
+    /// Has a message done on the calling thread, see [`Worker::call_here`](crate::worker::Worker::call_here); `None` if the worker cannot, or is lost.
+    pub fn call_here(&mut self, message: ToWorker) -> Option<FromWorker> {
+        self.slot.as_mut()?.worker.call_here(message).ok().flatten()
+    }
+
     /// The worker's next answer, or how it was lost. After a loss it answers the same for ever.
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<FromWorker, Lost>> {
         let received = match (&self.lost, &mut self.slot) {

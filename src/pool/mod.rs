@@ -69,6 +69,11 @@ impl Pool {
         self.limits.pool.max
     }
 
+    /// Whether the workers are threads of this process, see [`WorkerFactory::shares_process`].
+    pub fn shares_process(&self) -> bool {
+        self.factory.shares_process()
+    }
+
     /// The id of the environment.
     pub fn environment_id(&self) -> &str {
         &self.environment_id

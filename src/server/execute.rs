@@ -132,7 +132,7 @@ async fn open(engine: &Engine, requests: &mut Streaming<proto::ExecuteRequest>) 
         traceparent: open.traceparent,
         keyed: open.keyed,
     };
-    let session = engine.open(request, &environment(open.environment)?).await?;
+    let session = engine.open(request, &environment(engine.config(), open.environment)?).await?;
     let left = session.input_credit();
     Ok(Live { session, gate: Gate::new(Amount { bytes: credit.bytes, rows: credit.rows }), left: std::sync::Mutex::new(left) })
 }

@@ -149,27 +149,8 @@ impl proto::fn_server::Fn for FnService {
         let id = self.worker(&request)?;
         let mut stream = request.into_inner();
         while let Some(batch) = stream.message().await? {
-            if batch.dropped > 0 {
-                tracing::warn!(target: "pillion::worker::log", worker = id, dropped = batch.dropped, "log records were dropped");
-            }
-            batch.records.iter().for_each(|record| log(&id, record));
+            crate::worker::log::emit(&id, &batch);
         }
         Ok(Response::new(proto::LogAck {}))
-    }
-}
-
-/// Records of Python's `logging` as events of the sidecar's own log, with the worker and function they came from.
-fn log(worker: &str, record: &proto::LogRecord) {
-    let proto::LogRecord { logger, message, session_id: session, function, file, line, .. } = record;
-    macro_rules! event {
-        ($level:ident) => {
-            tracing::$level!(target: "pillion::worker::log", worker, logger, session, function, file, line, "{message}")
-        };
-    }
-    match record.level {
-        40.. => event!(error),
-        30.. => event!(warn),
-        20.. => event!(info),
-        _ => event!(debug),
     }
 }

@@ -2,8 +2,9 @@
 
 use super::execute;
 use crate::{
+    config::Config,
     engine::Engine,
-    environment::EnvironmentSpec,
+    environment::{EnvironmentSpec, Mode},
     error::{Code, Error, Result},
 };
 use pillion_wire::{PROTOCOL_VERSION, proto};
@@ -32,8 +33,13 @@ pub(super) fn check_version(version: u32) -> Result<()> {
 }
 
 /// The environment of a request; none at all is the default.
-pub(super) fn environment(spec: Option<proto::EnvironmentSpec>) -> Result<EnvironmentSpec> {
-    spec.map_or_else(|| Ok(EnvironmentSpec::default()), EnvironmentSpec::try_from)
+pub(super) fn environment(config: &Config, spec: Option<proto::EnvironmentSpec>) -> Result<EnvironmentSpec> {
+    let spec = spec.map_or_else(|| Ok(EnvironmentSpec::default()), EnvironmentSpec::try_from)?;
+    if spec.mode == Some(Mode::Thread) && !config.allows_threads(&spec) {
+        return Err(Error::new(Code::EnvironmentRefused, "this sidecar runs no functions in its own process because a host asks for it")
+            .hint("configure an environment with `mode = \"thread\"`, or turn on `functions.allow_inline_threads`"));
+    }
+    Ok(spec)
 }
 
 #[tonic::async_trait]
@@ -43,7 +49,7 @@ impl proto::host_server::Host for HostService {
         let described = async {
             check_version(request.protocol_version)?;
             let function = request.function.ok_or_else(|| Error::new(Code::ProtocolViolation, "`function` is missing"))?;
-            self.engine.describe(function, &environment(request.environment)?).await
+            self.engine.describe(function, &environment(self.engine.config(), request.environment)?).await
         };
         described.await.map(Response::new).map_err(|error| error.to_status())
     }

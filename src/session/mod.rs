@@ -5,6 +5,7 @@
 
 mod bundle;
 pub mod credit;
+mod here;
 mod load;
 mod open;
 mod order;
@@ -31,6 +32,7 @@ use std::{
     task::{Context, Poll, Waker},
     time::Duration,
 };
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tracing::Instrument;
@@ -52,6 +54,8 @@ pub struct Session {
     metrics: BatchMetrics,
     /// What everything that is done for the session is traced under.
     span: tracing::Span,
+    /// Where its drivers run.
+    runtime: Handle,
 }
 
 struct State {
@@ -123,7 +127,8 @@ impl Session {
         let span = tracing::info_span!("session", id, name, traceparent, functions = plan.functions);
         metrics::session_opened();
         let metrics = BatchMetrics::new(&plan.functions);
-        Arc::new(Session { id, name, plan, behaviour, described, pool, state: Mutex::new(state), work, more, cancelled, metrics, span })
+        let (state, runtime) = (Mutex::new(state), Handle::current());
+        Arc::new(Session { id, name, plan, behaviour, described, pool, state, work, more, cancelled, metrics, span, runtime })
     }
 
     /// Unique in the engine.
@@ -134,6 +139,11 @@ impl Session {
     /// What opening found out.
     pub fn described(&self) -> &Described {
         &self.described
+    }
+
+    /// Whether its functions run in threads of this process.
+    pub fn shares_process(&self) -> bool {
+        self.pool.shares_process()
     }
 
     /// The limits in force.

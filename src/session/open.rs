@@ -10,6 +10,9 @@ use bytes::Bytes;
 use pillion_wire::{ipc, proto};
 use std::{sync::Arc, time::Duration};
 
+/// A deadline that does not come, and can still be added to the time.
+const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 /// What a host asks for.
 #[derive(Clone, Debug, Default)]
 pub struct OpenRequest {
@@ -42,7 +45,15 @@ pub struct Ids {
 /// Whatever is wrong with the plan, the function or its environment.
 pub async fn open(pool: Arc<Pool>, request: OpenRequest, ids: Ids, environment_id: String, limits: &Limits) -> Result<Arc<Session>> {
     check(&request)?;
-    let behaviour = behaviour(&request.options, limits, pool.max());
+    if pool.shares_process() && request.options.bundle_deadline_ms != 0 {
+        return Err(Error::new(Code::Unsupported, "thread mode has no deadline, because a function that hangs cannot be ended")
+            .hint("open the session without a deadline, or run its environment in process mode"));
+    }
+    let mut behaviour = behaviour(&request.options, limits, pool.max());
+    if pool.shares_process() {
+        // What hangs is reported by `slow_bundle`, and abandoned when its session is cancelled.
+        behaviour.deadline = NEVER;
+    }
     let prepare = Arc::new(proto::Prepare {
         plan: Some(request.plan.clone()),
         input_schema: request.input_schema.clone(),

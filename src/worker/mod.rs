@@ -1,11 +1,13 @@
 //! Workers: places that run functions (hop 6).
 //!
-//! [`Worker`] is all that `session` and `pool` know of them; [`process`] implements it with child processes. Thread mode will be a second
-//! implementation beside it.
+//! [`Worker`] is all that `session` and `pool` know of them; [`process`] implements it with child processes, [`thread`] with threads of
+//! an interpreter inside this process.
 
 #[cfg(test)]
 pub mod fake;
+pub mod log;
 pub mod process;
+pub mod thread;
 
 use crate::{
     batch::Batch,
@@ -175,6 +177,15 @@ pub trait Worker: Send {
     /// The next answer, or how the worker was lost; after a loss the worker is of no further use.
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<FromWorker, Lost>>;
 
+    /// Does what the message asks on the calling thread, which may take as long as the function does, and gives the answer, if the message has one. Only for a
+    /// worker with nothing in flight, of a factory that [shares the process](WorkerFactory::shares_process); others give the message back.
+    ///
+    /// # Errors
+    /// The message.
+    fn call_here(&mut self, message: ToWorker) -> Result<Option<FromWorker>, Box<ToWorker>> {
+        Err(Box::new(message))
+    }
+
     /// What can be done with the worker beside its lease.
     fn control(&self) -> Arc<dyn Control>;
 }
@@ -210,6 +221,11 @@ pub trait Control: Send + Sync {
 pub trait WorkerFactory: Send + Sync {
     /// Starts a worker and waits until it is ready.
     fn launch(&self) -> BoxFuture<'_, Result<Box<dyn Worker>, Error>>;
+
+    /// Whether the workers are threads of this process: they take and give arrays as they are, and nothing can end a call against its will.
+    fn shares_process(&self) -> bool {
+        false
+    }
 
     /// Ends what the workers were made with. Idempotent.
     fn shutdown(&self) -> BoxFuture<'_, ()>;

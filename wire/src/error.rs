@@ -88,6 +88,10 @@ codes! {
     InterpreterNotFound = "interpreter_not_found",
     /// The Python interpreter cannot run the worker: too old, not CPython, or not for this platform.
     InterpreterUnsupported = "interpreter_unsupported",
+    /// The Python interpreter cannot be loaded into this process, as thread mode needs it.
+    InterpreterNotLoadable = "interpreter_not_loadable",
+    /// Another interpreter or thread-mode environment occupies this process, which has room for one.
+    InterpreterTaken = "interpreter_taken",
     /// The requirements cannot be installed.
     RequirementsFailed = "requirements_failed",
     /// The cache folder cannot be written.
