@@ -67,7 +67,10 @@ fn a_function_runs_on_its_own_data() {
 #[test]
 fn slow_batches_are_left_out_and_named() {
     let place = Place::new();
-    place.write("slow.py", "import time\nfrom pillion import udf\n\n@udf(result_type='bigint')\ndef slow(x):\n    time.sleep(0.001)\n    return x\n");
+    place.write(
+        "slow.py",
+        "import time\nfrom pillion import udf\n\n@udf(result_type='bigint')\ndef slow(x):\n    time.sleep(0.001)\n    return x\n",
+    );
     place.numbers("in.csv", 1000);
     let report = json(&place, &format!("{BRIEF} --only process slow.py:slow --input in.csv --json -"));
     let sizes = report["variants"][0]["sizes"].as_array().unwrap();
@@ -81,7 +84,8 @@ fn slow_batches_are_left_out_and_named() {
 fn answers_that_differ_have_no_row() {
     let place = Place::new();
     // Each engine has a folder of its own for sockets, by which the function tells them apart.
-    let function = "import os, sys\nfrom pillion import udf\n\nKIND = os.getppid()\n\n@udf(result_type='bigint')\ndef who(x):\n    return KIND\n";
+    let function =
+        "import os, sys\nfrom pillion import udf\n\nKIND = os.getppid()\n\n@udf(result_type='bigint')\ndef who(x):\n    return KIND\n";
     place.write("who.py", function);
     place.numbers("in.csv", 10);
     let report = json(&place, &format!("{BRIEF} --only process who.py:who --input in.csv --json -"));

@@ -203,7 +203,7 @@ impl Trips {
         let us = |quantile: f64| self.histogram.value_at_quantile(quantile) as f64 / 1e3;
         // As many nines as there are observations to tell them.
         let mut percentiles = vec![0.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.95, 99.99];
-        percentiles.retain(|percentile| (100.0 - percentile) / 100.0 * self.count() as f64 >= 1.0);
+        percentiles.retain(|percentile| (100.0 - percentile) / 100.0 * self.count() as f64 > 0.999);
         Latency {
             count: self.count(),
             mean_us: self.mean_us(),
