@@ -30,7 +30,11 @@ class Summary:
     def figures(self):
         """Everything, for machines."""
         names = ("name", "versions", "start", "rows", "rates", "fixed", "latency", "note", "problems")
-        return {"machine": self.machine, "seconds": self.seconds, "sides": [{name: getattr(side, name) for name in names} for side in self.sides]}
+        return {
+            "machine": self.machine,
+            "seconds": self.seconds,
+            "sides": [{name: getattr(side, name) for name in names} for side in self.sides],
+        }
 
     def markdown(self):
         parts = [self.conditions()]
@@ -48,7 +52,13 @@ class Summary:
     def throughput(self, work):
         ours = [side for side in self.pillion if side.rates.get(work)]
         lines = [f"### Throughput: {self.works[work]}", ""]
-        heads = ["", "million rows/s", *(f"{side.name.removeprefix('Pillion ')} is faster by" for side in ours), "a job's fixed cost", "start"]
+        heads = [
+            "",
+            "million rows/s",
+            *(f"{side.name.removeprefix('Pillion ')} is faster by" for side in ours),
+            "a job's fixed cost",
+            "start",
+        ]
         lines += ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
         for side in self.sides:
             rates = side.rates.get(work)
@@ -66,7 +76,12 @@ class Summary:
     def latency(self):
         ours = [side for side in self.pillion if side.latency.get("add")]
         heads = ["", "p50", "p99", *(f"{side.name.removeprefix('Pillion ')} is faster by (p50)" for side in ours), "measured as"]
-        lines = ["### Latency: one row of two int64 added, 100 rows a second", "", "| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+        lines = [
+            "### Latency: one row of two int64 added, 100 rows a second",
+            "",
+            "| " + " | ".join(heads) + " |",
+            "|" + " --- |" * len(heads),
+        ]
         for side in self.sides:
             us = side.latency.get("add")
             if not us:
@@ -86,7 +101,9 @@ class Summary:
         seen = {}
         for side in self.sides:
             seen.update({name: version for name, version in side.versions.items() if name not in ("python", "pyarrow", "pandas", "java")})
-            seen.update({f"{name} ({side.name.split()[0]})": side.versions[name] for name in ("python", "pyarrow", "java") if name in side.versions})
+            seen.update(
+                {f"{name} ({side.name.split()[0]})": side.versions[name] for name in ("python", "pyarrow", "java") if name in side.versions}
+            )
         return "Versions: " + ", ".join(f"{name} {version}" for name, version in sorted(seen.items())) + "."
 
 

@@ -90,7 +90,9 @@ def sides(only, log):
     binary, peer = ROOT / "target/release/pillion", ROOT / "target/release/examples/peer"
     for way in PILLION:
         for door in ("embedded", "connect"):
-            found.append((f"Pillion {way}, {door}", "pillion", lambda python, name=f"{way}, {door}": [str(peer), name, str(binary), python]))
+            found.append(
+                (f"Pillion {way}, {door}", "pillion", lambda python, name=f"{way}, {door}": [str(peer), name, str(binary), python])
+            )
     for name, environment, words in PEERS:
         found.append((name, environment, lambda python, words=words: [python, str(HERE / words[0]), *words[1:]]))
     made = []
@@ -172,12 +174,12 @@ def delay(side, work, count):
 def compare(made, options):
     """Everything, round by round; a side that fails is left out from there on."""
 
-    def each(where, what, among):
+    def each(where, among, what, *arguments):
         for side in among:
             if side.adapter is None:
                 continue
             try:
-                what(side)
+                what(side, *arguments)
                 print(f"  {where}: {side.name}", flush=True)
             except Failed as error:
                 side.give_up(where, error)
@@ -185,16 +187,18 @@ def compare(made, options):
                     end(side)
 
     for work in options.works:
-        each(f"{work}, calibration", lambda side: calibrate(side, work, options.seconds), made)
+        each(f"{work}, calibration", made, calibrate, work, options.seconds)
         for number in range(options.rounds):
-            each(f"{work}, round {number + 1}", lambda side: measure(side, work), [side for side in made if work in side.rows])
+            each(f"{work}, round {number + 1}", [side for side in made if work in side.rows], measure, work)
     # A row is looked at in turns too: what disturbs one side disturbs all.
     for number in range(options.rounds):
-        each(f"one row, round {number + 1}", lambda side: delay(side, "add", options.count // options.rounds), made)
+        each(f"one row, round {number + 1}", made, delay, "add", options.count // options.rounds)
 
 
 def machine(cores):
-    cpu = next((line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
+    cpu = next(
+        (line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), ""
+    )
     return f"{cpu or platform.machine()}, {len(cores)} cores used, {platform.system()} {platform.release()}"
 
 
