@@ -1,4 +1,7 @@
-"""Runs `pillion bench` on its example and writes the table into `docs/modes.md`: python3 benches/modes_table.py [more arguments of `pillion bench`]."""
+"""Runs `pillion bench` on its example and writes the table into `docs/modes.md`.
+
+python3 benches/modes_table.py [more arguments of `pillion bench`]
+"""
 
 import json
 import subprocess
@@ -22,10 +25,8 @@ def rate(number):
 def markdown(figures):
     machine, function = figures["machine"], figures["function"]
     packages = ", ".join(function["packages"])
-    lines = [
-        f"{machine['cores']} × {machine['cpu']}, {machine['system']}; Python {function['python']}, {packages}; pillion {figures['version']}; one worker.",
-        "",
-    ]
+    where = f"{machine['cores']} cores, {machine['cpu']}, {machine['system']}"
+    lines = [f"{where}; Python {function['python']}, {packages}; pillion {figures['version']}; one worker.", ""]
     sizes = [size["rows"] for size in figures["variants"][0]["sizes"]]
     heads = ["", "1 row, p50", "p99", "p99.9", *(f"rows/s, batches of {rows:,}" for rows in sizes)]
     lines += ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]

@@ -127,7 +127,7 @@ def serve(adapter):
                 answer = {"digest": digest(adapter.values(**request))}
             else:
                 answer = dict(zip(("us", "note"), adapter.latency(**request)))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (whatever an engine raises is an answer)
             traceback.print_exc()
             answer = {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"}
         print(json.dumps(answer), file=channel)

@@ -45,8 +45,9 @@ class Summary:
     def conditions(self):
         date = datetime.date.today().isoformat()
         return (
-            f"{date}; {self.machine}; {self.options.rounds} rounds of about {self.options.seconds:g} s for each figure, the sides taking turns; "
-            f"{self.seconds / 60:.0f} minutes in all. Figures are medians, with the lowest and the highest of the rounds behind them. One worker each."
+            f"{date}; {self.machine}; {self.options.rounds} rounds of about {self.options.seconds:g} s for each figure, "
+            f"the sides taking turns; {self.seconds / 60:.0f} minutes in all. "
+            "Figures are medians, with the lowest and the highest of the rounds behind them. One worker each."
         )
 
     def throughput(self, work):

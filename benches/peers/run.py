@@ -2,9 +2,9 @@
 
     make bench-peers            (or: python3 benches/peers/run.py; after `make build`)
 
-The first run installs each peer into an environment of its own below `target/peers`. PyFlink and PySpark need Java 17 (and `javac`), PyFlink
-CPython 3.10 to 3.12. Writes the tables into `docs/benchmarks.md`. A side that cannot be installed or run is listed with the reason; a side whose
-answers are not those of everybody else has no row.
+The first run installs each peer into an environment of its own below `target/peers`. PyFlink and PySpark need Java 17
+(and `javac`), PyFlink CPython 3.10 to 3.12. Writes the tables into `docs/benchmarks.md`. A side that cannot be installed or
+run is listed with the reason; a side whose answers are not those of everybody else has no row.
 """
 
 import argparse

@@ -7,7 +7,7 @@ const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 360.0;
 /// Room for the axes.
 const LEFT: f64 = 72.0;
-const RIGHT: f64 = 16.0;
+const RIGHT: f64 = 32.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 48.0;
 /// Height of one bar, and room from one to the next.
@@ -43,7 +43,7 @@ pub struct Frame<'a> {
     pub description: &'a str,
     pub x_title: &'a str,
     pub y_title: &'a str,
-    /// Places on the x axis, with their labels; the axis is linear in them.
+    /// Places on the x axis, with their labels; the axis is linear in them, and begins at the first.
     pub x_ticks: Vec<(f64, String)>,
     /// How values of the y axis are written.
     pub y_label: fn(f64) -> String,
@@ -88,7 +88,8 @@ pub fn lines(frame: &Frame<'_>, lines: &[Line]) -> String {
     begin(&mut svg, frame.id, frame.title, frame.description, HEIGHT);
     let (low, high) = decades(lines);
     let first = frame.x_ticks.first().map_or(0.0, |tick| tick.0);
-    let last = frame.x_ticks.last().map_or(1.0, |tick| tick.0);
+    let points = lines.iter().flat_map(|line| &line.points).map(|point| point.x);
+    let last = points.fold(frame.x_ticks.last().map_or(1.0, |tick| tick.0), f64::max);
     let x = |value: f64| LEFT + (value - first) / (last - first).max(f64::MIN_POSITIVE) * (WIDTH - LEFT - RIGHT);
     let y = |value: f64| {
         let part = (value.max(f64::MIN_POSITIVE).log10() - f64::from(low)) / f64::from(high - low);

@@ -63,6 +63,16 @@ fn legend(page: &mut String, lines: &[Line]) {
     page.push_str("</ul>\n");
 }
 
+/// `1 M` for `1.00 M`.
+fn round(figure: &str) -> String {
+    figure.replace(".00", "").replace(".0", "")
+}
+
+/// `1 row`, `1,000 rows`.
+fn rows(number: usize) -> String {
+    format!("{} row{}", count(number as u64), if number == 1 { "" } else { "s" })
+}
+
 /// Where a percentile stands on the axis: each nine takes the same room.
 fn nines(percentile: f64) -> f64 {
     -(1.0 - percentile / 100.0).max(1e-9).log10()
@@ -88,7 +98,7 @@ fn latency(page: &mut String, report: &Report) {
         x_title: "percentile of the round trips",
         y_title: "round trip",
         x_ticks: ticks.map(|tick| (nines(tick), format!("{tick}"))).collect(),
-        y_label: micros,
+        y_label: |us| round(&micros(us)),
     };
     page.push_str("<section>\n<h2>Latency of one row</h2>\n<p>One row at a time, each waited for. Each step to the right leaves out ten times fewer.</p>\n");
     legend(page, &all);
@@ -128,14 +138,14 @@ fn throughput(page: &mut String, report: &Report) {
         x_title: "rows per batch",
         y_title: "rows per second",
         x_ticks: sizes.iter().map(|size| ((size.rows as f64).log10(), count(size.rows as u64))).collect(),
-        y_label: rate,
+        y_label: |rows| round(&rate(rows)),
     };
     page.push_str("<section>\n<h2>Throughput by batch size</h2>\n<p>Batches sent as fast as they are taken. The upright strokes reach from the slowest round to the fastest.</p>\n");
     legend(page, &all);
     page.push_str(&lines(&frame, &all));
     page.push_str("\n<table>\n<caption>Rows per second, and bytes of arguments and results</caption>\n<tr><th scope=\"col\">variant</th>");
     for size in sizes {
-        let _ = write!(page, "<th scope=\"col\">{} rows</th>", count(size.rows as u64));
+        let _ = write!(page, "<th scope=\"col\">{}</th>", rows(size.rows));
     }
     page.push_str("</tr>\n");
     for variant in &report.variants {
@@ -175,14 +185,14 @@ fn stages(page: &mut String, report: &Report) {
     }
     page.push_str("</ul>\n");
     let advised = stage_size(report).filter(|&rows| rows > 1);
-    for rows in std::iter::once(1).chain(advised) {
-        let all: Vec<Bar> = report.variants.iter().filter_map(|variant| Some(bar(&variant.name, variant.stages(rows)?))).collect();
-        let title = if rows == 1 { "A batch of 1 row".to_owned() } else { format!("A batch of {} rows", count(rows as u64)) };
+    for size in std::iter::once(1).chain(advised) {
+        let all: Vec<Bar> = report.variants.iter().filter_map(|variant| Some(bar(&variant.name, variant.stages(size)?))).collect();
+        let title = format!("A batch of {}", rows(size));
         let description: Vec<String> = all
             .iter()
             .map(|bar| format!("{}: {}", bar.name, bar.parts.iter().map(|part| part.2.clone()).collect::<Vec<_>>().join(", ")))
             .collect();
-        let _ = writeln!(page, "<h3>{title}</h3>\n{}", bars(&format!("stages-{rows}"), &title, &description.join("; "), &all));
+        let _ = writeln!(page, "<h3>{title}</h3>\n{}", bars(&format!("stages-{size}"), &title, &description.join("; "), &all));
     }
     page.push_str("</section>\n");
 }
