@@ -14,7 +14,7 @@ LIBRARY := target/release/libpillion_worker.so
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help build extension demo test test-rust test-python lint lint-rust lint-python bench
+.PHONY: help build extension demo test test-rust test-python lint lint-rust lint-python bench bench-all bench-peers
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,12 +46,19 @@ lint-rust: extension
 	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
 
 lint-python: $(TOOLS)/.done
-	$(TOOLS)/bin/ruff check worker-py examples scripts
-	$(TOOLS)/bin/ruff format --check worker-py examples scripts
+	$(TOOLS)/bin/ruff check worker-py examples scripts benches
+	$(TOOLS)/bin/ruff format --check worker-py examples scripts benches
 	cd worker-py && $(CURDIR)/$(TOOLS)/bin/mypy
 
 bench: build ## Round trips and throughput, beside the budgets
 	$(CARGO) bench --locked --workspace --bench '*'
+
+bench-all: build ## The whole grid of modes, rows, payloads and functions; 15 minutes
+	PILLION_BENCH=all $(CARGO) bench --locked --workspace --bench '*'
+
+bench-peers: build ## PyFlink, PySpark, arrow-udf and Daft at the same work; installs them; into docs/benchmarks.md
+	$(CARGO) build --release --locked --workspace --example peer
+	$(PYTHON) benches/peers/run.py
 
 $(TOOLS)/.done: worker-py/dev-requirements.txt
 	$(PYTHON) -m venv --clear $(TOOLS)

@@ -50,6 +50,10 @@ fn run(cli: Cli) -> Result<(), Failure> {
                 telemetry::for_command(&log)?;
                 cli::check::check(args).await
             }
+            Command::Bench(args) => {
+                telemetry::for_command(&log)?;
+                cli::bench::bench(args).await
+            }
             Command::Completions(_) => Ok(()),
         }
     });

@@ -1,9 +1,9 @@
-//! Flags that `run` and `check` share: which engine, which environment.
+//! Flags that `run`, `check` and `bench` share: which engine, which environment.
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use pillion::config::{self, Flags};
+use pillion::config::{self, Config, Flags};
 use pillion::environment::{Mode, read_requirements};
 use pillion::{EnvironmentSpec, FunctionRef, Pillion};
 
@@ -60,6 +60,20 @@ impl EngineArgs {
         Ok(Pillion::embedded(config).await?)
     }
 
+    /// The configuration of an engine inside this process, for a command that starts its own.
+    ///
+    /// # Errors
+    /// A wrong configuration; a sidecar that was asked for.
+    pub fn config(&self, workers: usize) -> Result<Config, Failure> {
+        if let Some(endpoint) = &self.connect {
+            let text = format!("this command starts engines of its own and does not use the sidecar at `{endpoint}`");
+            return Err(Failure::usage(text).hint("leave `--connect` out, and unset `PILLION_ENDPOINT`"));
+        }
+        let mut flags = Flags::default();
+        flags.set("--workers", "pool.max", Some(workers));
+        Ok(config::load(self.config.as_deref(), &flags)?)
+    }
+
     /// The environment that the flags ask for.
     ///
     /// # Errors
@@ -79,6 +93,11 @@ impl EngineArgs {
         };
         let paths = self.path.iter().map(|path| absolute(path)).collect::<Result<_, _>>()?;
         Ok(EnvironmentSpec { python, requirements, paths, preload: self.preload.clone(), mode: self.mode, ..EnvironmentSpec::default() })
+    }
+
+    /// Whether packages may have to be installed first.
+    pub fn installs(&self) -> bool {
+        !self.requirements.is_empty()
     }
 
     /// What a person may want to check when loading takes long.

@@ -1,5 +1,6 @@
 //! The command line: thin, over the public API of the library.
 
+pub mod bench;
 pub mod check;
 pub mod completions;
 pub mod engine_args;
@@ -36,6 +37,8 @@ pub enum Command {
     Run(run::RunArgs),
     #[command(after_help = EXIT_STATUS)]
     Check(check::CheckArgs),
+    #[command(after_help = EXIT_STATUS)]
+    Bench(bench::BenchArgs),
     #[command(after_help = EXIT_STATUS)]
     Completions(completions::CompletionsArgs),
 }

@@ -106,6 +106,25 @@ impl Progress {
         self.draw();
     }
 
+    /// Shows that `part` (0 to 1) is done and `what` comes next, of work that is not counted in rows.
+    pub fn step(&mut self, part: f64, what: &str) {
+        match &mut self.shown {
+            Shown::Nothing => {}
+            Shown::Bar(bar) => {
+                bar.set_style(style("{spinner:.cyan} {bar:32.cyan/blue} {msg} {elapsed:.dim}"));
+                bar.set_length(STEPS);
+                bar.set_position((part * STEPS as f64) as u64);
+                bar.set_message(what.to_owned());
+                bar.enable_steady_tick(TICK);
+            }
+            Shown::Lines { last } if last.elapsed() >= LINE_EVERY => {
+                *last = Instant::now();
+                say(&format!("{:.0}%: {what}", part * 100.0));
+            }
+            Shown::Lines { .. } => {}
+        }
+    }
+
     /// Shows where it stands; also to be called now and then while nothing happens.
     pub fn draw(&mut self) {
         let part = self.part();
