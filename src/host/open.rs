@@ -31,6 +31,9 @@ pub struct SessionOptions {
     pub max_attempts: Option<u32>,
     /// Most workers used at once.
     pub max_workers: Option<usize>,
+    /// Share of the workers while several sessions want them, 1 to 1000; `None`: the engine's `limits.session_weight`. Worker time is divided in proportion to
+    /// weights, however many batches or drivers a session has; what nobody else wants is free.
+    pub weight: Option<u32>,
     /// What a row that raises does to its batch.
     pub on_error: OnError,
 }
@@ -106,6 +109,8 @@ impl SessionBuilder {
             bundle_deadline_ms: self.options.bundle_deadline.map_or(0, |deadline| (deadline.as_millis() as u64).max(1)),
             max_attempts: self.options.max_attempts.unwrap_or_default(),
             max_workers: self.options.max_workers.map_or(0, |workers| u32::try_from(workers).unwrap_or(u32::MAX)),
+            // Zero means the default on the wire, and is no weight: refused like any other that is out of bounds.
+            weight: self.options.weight.map_or(0, |weight| if weight == 0 { u32::MAX } else { weight }),
             on_error: match self.options.on_error {
                 OnError::Fail => proto::OnError::Fail,
                 OnError::Null => proto::OnError::Null,

@@ -1,17 +1,26 @@
 //! What a pool knows about its workers, behind one lock that is never held across an await.
 
-use super::{Assignment, Lease};
+use super::{
+    Assignment, Lease,
+    line::{Line, Waiter},
+};
 use crate::{
     error::Result,
     worker::{Control, ToWorker, Worker},
 };
 use pillion_wire::proto;
 use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashSet},
     sync::Arc,
 };
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+
+impl Waiter for oneshot::Sender<Result<Lease>> {
+    fn is_gone(&self) -> bool {
+        self.is_closed()
+    }
+}
 
 #[derive(Default)]
 pub(super) struct State {
@@ -19,7 +28,7 @@ pub(super) struct State {
     pub idle: Vec<Slot>,
     pub starting: usize,
     pub members: BTreeMap<String, Member>,
-    pub waiters: VecDeque<oneshot::Sender<Result<Lease>>>,
+    pub line: Line<oneshot::Sender<Result<Lease>>>,
     pub closed: bool,
     /// Plans of open sessions.
     pub plans: HashSet<u64>,
@@ -33,15 +42,9 @@ impl State {
         Some(slot)
     }
 
-    /// The waiter that has waited longest and still does.
-    pub fn next_waiter(&mut self) -> Option<oneshot::Sender<Result<Lease>>> {
-        std::iter::from_fn(|| self.waiters.pop_front()).find(|waiter| !waiter.is_closed())
-    }
-
     /// True if there are more waiters than workers on their way, and room for one more.
     pub fn wants_worker(&mut self, max: usize) -> bool {
-        self.waiters.retain(|waiter| !waiter.is_closed());
-        !self.closed && self.waiters.len() > self.starting && self.members.len() + self.starting < max
+        !self.closed && self.line.len(Instant::now()) > self.starting && self.members.len() + self.starting < max
     }
 
     pub fn mark_busy(&mut self, id: &str, busy: bool) {

@@ -37,7 +37,8 @@ async fn leases_are_given_first_come_first_served_up_to_the_maximum() {
         })
         .collect();
     tokio::time::sleep(Duration::from_millis(1)).await;
-    assert!(pool.is_wanted());
+    assert_eq!(pool.lock().line.len(Instant::now()), 5);
+    assert!(!pool.is_due(0), "nobody gives way to its own");
     drop(first);
     for task in waiting {
         task.await.unwrap();
@@ -115,7 +116,7 @@ async fn an_idle_worker_that_dies_is_forgotten() {
 #[tokio::test(start_paused = true)]
 async fn workers_forget_the_plans_of_closed_sessions() {
     let (pool, factory) = pool(config(2));
-    pool.keep_plan(7);
+    pool.keep_plan(7, 1);
     let mut idle = pool.lease(7).await.unwrap();
     let mut busy = pool.lease(7).await.unwrap();
     idle.set_prepared(7);

@@ -56,7 +56,7 @@ async fn load(
 ) -> Result<(Lease, FromWorker), Error> {
     let mut attempts = 1;
     loop {
-        let mut lease = pool.lease(plan_id).await?;
+        let mut lease = pool.lease_to_load(plan_id).await?;
         lease.send(message());
         match ask(&mut lease, limits.prepare_deadline).await {
             Ok(answer) => return Ok((lease, answer)),

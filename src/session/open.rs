@@ -1,6 +1,6 @@
 //! Opening a session: everything that can be wrong is found here, before the first batch.
 
-use super::{Behaviour, Described, Session, SessionPlan, load};
+use super::{Behaviour, Described, MAX_WEIGHT, Session, SessionPlan, load};
 use crate::{
     config::Limits,
     error::{Code, Error, Result},
@@ -50,7 +50,7 @@ pub async fn open(pool: Arc<Pool>, request: OpenRequest, ids: Ids, environment_i
         session_id: ids.session.clone(),
         session_name: request.name.clone(),
     });
-    pool.keep_plan(ids.plan);
+    pool.keep_plan(ids.plan, behaviour.weight);
     let prepared = load::prepare(&pool, ids.plan, prepare.clone(), limits).await;
     let (prepared, environment) = prepared.inspect_err(|_| pool.retire_plan(ids.plan))?;
     let environment = proto::EnvironmentDescription { id: environment_id, ..environment };
@@ -72,6 +72,7 @@ fn behaviour(options: &proto::SessionOptions, limits: &Limits, pool_max: usize) 
             0 => pool_max,
             wanted => wanted.min(pool_max),
         },
+        weight: if options.weight == 0 { limits.session_weight.clamp(1, MAX_WEIGHT) } else { options.weight },
         limits: limits.clone(),
     }
 }
@@ -88,6 +89,10 @@ fn check(request: &OpenRequest) -> Result<()> {
             );
         }
         Err(_) => return Err(Error::new(Code::ProtocolViolation, "`on_error` has an unknown value")),
+    }
+    if request.options.weight > MAX_WEIGHT {
+        let message = format!("a weight of {} is over the largest, {MAX_WEIGHT}", request.options.weight);
+        return Err(Error::new(Code::OptionsInvalid, message).hint("weights count only beside those of other sessions; take smaller ones"));
     }
     let schema = ipc::schema_from_ipc(&request.input_schema)
         .map_err(|error| Error::new(Code::ProtocolViolation, "the input schema cannot be read").detail(error.to_string()))?;
