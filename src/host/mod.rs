@@ -30,9 +30,11 @@
 //! # }
 //! ```
 
+mod coalesce;
 mod function;
 mod open;
 mod remote;
+mod sender;
 mod session;
 
 pub use function::{FunctionRef, Plan, PlanCall, Source};

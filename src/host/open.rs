@@ -1,6 +1,6 @@
 //! Opening sessions, and what functions say of themselves.
 
-use super::{Door, Pillion, Plan, session::Session};
+use super::{Door, Pillion, Plan, coalesce::Allowance, session::Session};
 use crate::{
     environment::EnvironmentSpec,
     error::{Code, Error, Result},
@@ -36,7 +36,17 @@ pub struct SessionOptions {
     pub weight: Option<u32>,
     /// What a row that raises does to its batch.
     pub on_error: OnError,
+    /// How long a small batch may be kept back so that it travels together with others; the answers are per batch all the same. A batch is sent at once while none of the
+    /// session's is on its way; gathered ones are sent when there are [`SessionOptions::max_rows`], when all before them are answered, or after this time (of which
+    /// timers count whole milliseconds). If one of them fails, they run again one by one. A permission, of which no use is made for map functions, whose
+    /// results cannot be cut; note that a vectorized function sees the rows of several batches in one call. Default: none are kept back.
+    pub max_delay: Option<Duration>,
+    /// Most rows that travel together, with [`SessionOptions::max_delay`]; batches as large as that go alone. Default 4096.
+    pub max_rows: Option<u64>,
 }
+
+/// Most rows that are gathered, unless an operator says otherwise.
+const COALESCED_ROWS: u64 = 4096;
 
 /// Collects what a session needs; see [`Pillion::session`].
 #[derive(Clone)]
@@ -124,10 +134,15 @@ impl SessionBuilder {
             traceparent: self.traceparent,
             keyed: None,
         };
-        match &self.pillion.0 {
-            Door::Embedded(engine) => Session::embedded(engine.open(request, &self.environment).await?, self.schema),
-            Door::Remote(remote) => remote.open(request, &self.environment, self.schema).await,
-        }
+        let session = match &self.pillion.0 {
+            Door::Embedded(engine) => Session::embedded(engine.open(request, &self.environment).await?, self.schema)?,
+            Door::Remote(remote) => remote.open(request, &self.environment, self.schema).await?,
+        };
+        let SessionOptions { max_delay, max_rows, unordered, .. } = self.options;
+        Ok(match max_delay {
+            Some(max_delay) => session.coalesce(Allowance { max_delay, max_rows: max_rows.unwrap_or(COALESCED_ROWS), ordered: !unordered }),
+            None => session,
+        })
     }
 }
 

@@ -11,6 +11,7 @@ mod order;
 mod types;
 
 pub(crate) use load::describe;
+pub(crate) use order::Order;
 pub use open::{Ids, OpenRequest, open};
 pub use types::{Answer, Behaviour, Described, Input, MAX_WEIGHT, SessionPlan};
 
@@ -23,7 +24,6 @@ use crate::{
     worker::Cost,
 };
 use credit::Amount;
-use order::Order;
 use pillion_wire::proto;
 use std::{
     collections::VecDeque,
@@ -451,3 +451,6 @@ fn timing(queued: Instant, sent: Instant, cost: Cost) -> proto::Timing {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod share_tests;

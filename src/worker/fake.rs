@@ -22,6 +22,8 @@ pub enum Act {
     Echo,
     /// Answers with the input after a while.
     EchoAfter(Duration),
+    /// Answers with the input after as many milliseconds as it has rows.
+    EchoByRows,
     /// Answers with a failure.
     Fail,
     /// Dies of its own fault.
@@ -141,6 +143,10 @@ async fn serve(
                     Act::Lie => echo(seq + 1000),
                     Act::EchoAfter(pause) => {
                         tokio::time::sleep(pause).await;
+                        echo(seq)
+                    }
+                    Act::EchoByRows => {
+                        tokio::time::sleep(Duration::from_millis(batch.rows())).await;
                         echo(seq)
                     }
                     Act::Fail => answer(seq, Err(Error::new(Code::FunctionRaised, "it raised"))),
