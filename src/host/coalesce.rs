@@ -216,7 +216,8 @@ impl Coalescer {
                 return Err(Error::new(Code::ProtocolViolation, format!("the engine answered batch {seq}, which is not on its way")));
             }
         }
-        self.go_on(&mut state)
+        self.go_on(&mut state);
+        Ok(())
     }
 
     /// The engine has passed mark `seq`.
@@ -231,8 +232,10 @@ impl Coalescer {
     pub fn retry(&self) -> bool {
         let mut state = self.lock();
         let before = state.again.len();
-        // What ended the session is said by whoever reads.
-        before > 0 && self.go_on(&mut state).is_ok() && state.again.len() < before
+        if before > 0 {
+            self.go_on(&mut state);
+        }
+        state.again.len() < before
     }
 
     /// The engine's totals, with the batches as the operator counts them.
@@ -242,7 +245,7 @@ impl Coalescer {
     }
 
     /// After an answer: parts run again as far as credit goes; if nothing is on its way any more, nothing needs to wait.
-    fn go_on(&self, state: &mut State) -> Result<()> {
+    fn go_on(&self, state: &mut State) {
         while let Some(part) = state.again.pop_front() {
             if !self.shared.gate.try_take(part.cost) {
                 state.again.push_front(part);
@@ -253,7 +256,8 @@ impl Coalescer {
         if state.on_the_way == 0 && state.again.is_empty() {
             self.flush(state);
         }
-        state.tell()
+        // A stream that is closed is reported by whoever reads.
+        let _ = state.tell();
     }
 
     /// Sends what was gathered. That the session is over is said by whoever reads, or by the next call.
@@ -286,6 +290,9 @@ impl Coalescer {
             Err(error) => {
                 self.shared.gate.give(part.cost);
                 state.release(part.seq, Err(error));
+                if let Some(reader) = state.reader.take() {
+                    reader.wake();
+                }
             }
         }
     }
@@ -381,9 +388,6 @@ impl State {
             Err(_) => self.failed += 1,
         }
         self.order.answer(seq, result.map_err(|error| error.at(seq)));
-        if let Some(reader) = self.reader.take() {
-            reader.wake();
-        }
     }
 
     /// Tells the engine of the end once nothing can run again.

@@ -4,7 +4,7 @@ use super::{Door, Pillion, Plan, coalesce::Allowance, session::Session};
 use crate::{
     environment::EnvironmentSpec,
     error::{Code, Error, Result},
-    session::OpenRequest,
+    session::{OpenRequest, check_schema},
 };
 use arrow_schema::{Schema, SchemaRef};
 use pillion_wire::{ipc, proto};
@@ -134,6 +134,8 @@ impl SessionBuilder {
             traceparent: self.traceparent,
             keyed: None,
         };
+        // Here already, since the request would not arrive.
+        check_schema(&request.input_schema)?;
         let session = match &self.pillion.0 {
             Door::Embedded(engine) => Session::embedded(engine.open(request, &self.environment).await?, self.schema)?,
             Door::Remote(remote) => remote.open(request, &self.environment, self.schema).await?,

@@ -2,7 +2,7 @@
 
 use super::session::{Limits, Link};
 use crate::{
-    batch::Batch,
+    batch::{Batch, sendable},
     error::{Code, Error, Result},
     session::{Input, check_batch},
 };
@@ -53,7 +53,7 @@ impl Sender {
             self.encoder.encode(batch).map_err(|error| Error::new(Code::UnsupportedType, format!("the batch cannot be sent: {error}")))?;
         let Limits { max_batch_bytes, max_batch_rows } = self.limits;
         check_batch(frame.bytes(), frame.rows, max_batch_bytes, max_batch_rows)?;
-        Ok(frame.into())
+        Ok(sendable(frame)?.into())
     }
 
     /// Passes the next input on; gives its number.

@@ -69,7 +69,8 @@ fn simulate(loads: &[Load], workers: usize, time: Duration) -> Vec<(Duration, Du
         }
         if now - start >= time {
             for (lease, (_, begun)) in leases {
-                let Reverse((_, _, id)) = running.iter().find(|Reverse((_, other, _))| *other == lease).copied().unwrap_or(Reverse((now, lease, id)));
+                let Reverse((_, _, id)) =
+                    running.iter().find(|Reverse((_, other, _))| *other == lease).copied().unwrap_or(Reverse((now, lease, id)));
                 got[id as usize - 1].0 += now - begun;
             }
             return got;

@@ -17,8 +17,8 @@ use crate::{
     metrics,
     worker::{Control, KillCause, Worker, WorkerFactory},
 };
-use pillion_wire::proto;
 use line::LOADING;
+use pillion_wire::proto;
 use state::{Member, Slot, State};
 use std::{
     collections::BTreeMap,
@@ -296,6 +296,7 @@ impl Pool {
             return;
         }
         if state.closed {
+            state.mark_ending(slot.worker.id());
             drop(state);
             // [`Pool::shutdown`] ends it; dropping it now would not let it run `close`.
             self.retire(slot);
@@ -307,7 +308,7 @@ impl Pool {
             None => self.hand_out(&mut state, slot),
             Some(why) => {
                 tracing::debug!(worker = slot.worker.id(), why, "worker retires");
-                state.mark_busy(slot.worker.id(), true);
+                state.mark_ending(slot.worker.id());
                 drop(state);
                 self.retire(slot);
             }

@@ -47,6 +47,19 @@ impl State {
         !self.closed && self.line.len(Instant::now()) > self.starting && self.members.len() + self.starting < max
     }
 
+    /// Workers that are not ending.
+    pub fn staying(&self) -> usize {
+        self.members.values().filter(|member| !member.ending).count()
+    }
+
+    /// The worker was asked to end, and is of no further use.
+    pub fn mark_ending(&mut self, id: &str) {
+        if let Some(member) = self.members.get_mut(id) {
+            member.ending = true;
+            member.assignment = None;
+        }
+    }
+
     pub fn mark_busy(&mut self, id: &str, busy: bool) {
         if let Some(member) = self.members.get_mut(id) {
             member.busy = busy;
@@ -83,6 +96,7 @@ impl Slot {
 pub(super) struct Member {
     pub control: Arc<dyn Control>,
     pub busy: bool,
+    pub ending: bool,
     pub born: Instant,
     pub batches: u64,
     pub assignment: Option<Assignment>,
@@ -90,14 +104,19 @@ pub(super) struct Member {
 
 impl Member {
     pub fn new(control: Arc<dyn Control>) -> Self {
-        Member { control, busy: true, born: Instant::now(), batches: 0, assignment: None }
+        Member { control, busy: true, ending: false, born: Instant::now(), batches: 0, assignment: None }
     }
 
     pub fn status(&self, id: &str) -> proto::WorkerStatus {
         let mut status = proto::WorkerStatus {
             worker_id: id.to_owned(),
             pid: self.control.pid(),
-            state: if self.busy { "busy" } else { "idle" }.to_owned(),
+            state: match (self.ending, self.busy) {
+                (true, _) => "ending",
+                (_, true) => "busy",
+                _ => "idle",
+            }
+            .to_owned(),
             age_ms: self.born.elapsed().as_millis() as u64,
             batches: self.batches,
             ..Default::default()

@@ -76,6 +76,30 @@ async fn idle_workers_beyond_the_minimum_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn workers_that_are_ending_are_not_counted_among_those_kept_ready() {
+    let factory = FakeFactory::new(|_, _| Act::Echo);
+    factory.closing.store(5_000, Ordering::SeqCst);
+    let config = PoolConfig { min: 1, max: 3, idle_timeout: Duration::from_secs(2), ..Default::default() };
+    let pool = Pool::new("test".into(), factory.clone(), PoolLimits { pool: config, shutdown_grace: Duration::from_secs(10) });
+    drop(tokio::join!(pool.lease(0), pool.lease(0), pool.lease(0)));
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let states: Vec<_> = pool.status(false).await.workers.into_iter().map(|worker| worker.state).collect();
+    assert_eq!(states.iter().filter(|state| *state == "ending").count(), 2, "{states:?}");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(factory.alive.load(Ordering::SeqCst), 1);
+    assert_eq!(factory.started.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_grows_while_it_loads_is_killed() {
+    let (pool, factory) = pool(PoolConfig { max_memory: Some(1000), ..config(1) });
+    // Nothing is assigned to it: it is being asked to load something.
+    let mut lease = pool.lease(0).await.unwrap();
+    factory.private_bytes.store(1001, Ordering::SeqCst);
+    assert_eq!(lease.recv().await.unwrap_err().loss.cause, "memory_limit");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_minimum_is_kept_ready() {
     let (pool, factory) = pool(PoolConfig { min: 2, max: 3, ..Default::default() });
     tokio::time::sleep(Duration::from_secs(3)).await;

@@ -11,8 +11,8 @@ mod order;
 mod types;
 
 pub(crate) use load::describe;
+pub use open::{Ids, OpenRequest, check_schema, open};
 pub(crate) use order::Order;
-pub use open::{Ids, OpenRequest, open};
 pub use types::{Answer, Behaviour, Described, Input, MAX_WEIGHT, SessionPlan};
 
 use crate::{

@@ -7,7 +7,7 @@ use crate::{
     pool::Pool,
 };
 use bytes::Bytes;
-use pillion_wire::{ipc, proto};
+use pillion_wire::{MAX_HEADERS_BYTES, ipc, proto};
 use std::{sync::Arc, time::Duration};
 
 /// What a host asks for.
@@ -94,9 +94,22 @@ fn check(request: &OpenRequest) -> Result<()> {
         let message = format!("a weight of {} is over the largest, {MAX_WEIGHT}", request.options.weight);
         return Err(Error::new(Code::OptionsInvalid, message).hint("weights count only beside those of other sessions; take smaller ones"));
     }
+    check_schema(&request.input_schema)?;
     let schema = ipc::schema_from_ipc(&request.input_schema)
         .map_err(|error| Error::new(Code::ProtocolViolation, "the input schema cannot be read").detail(error.to_string()))?;
     check_plan(&request.plan, schema.fields().len())
+}
+
+/// Refuses a schema that fits in no message: it goes to each worker. The header of a batch is smaller than its schema's.
+///
+/// # Errors
+/// [`Code::UnsupportedType`].
+pub fn check_schema(schema: &[u8]) -> Result<()> {
+    if schema.len() as u64 <= MAX_HEADERS_BYTES {
+        return Ok(());
+    }
+    let message = format!("the schema of the input takes {} bytes, more than the {MAX_HEADERS_BYTES} that fit in a message", schema.len());
+    Err(Error::new(Code::UnsupportedType, message).hint("send fewer columns"))
 }
 
 /// Every argument and output must name an input column or an earlier call.

@@ -8,7 +8,7 @@ use arrow_schema::{ArrowError, SchemaRef};
 use pillion_wire::error::Code;
 use pillion_wire::frame::{Frame, FrameLimits};
 use pillion_wire::ipc::{Decoder, Encoder, schema_from_ipc, schema_to_ipc};
-use pillion_wire::proto;
+use pillion_wire::{MAX_HEADERS_BYTES, proto};
 use proto::worker_data::Message;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -199,6 +199,8 @@ fn check_size(frame: Frame, limits: FrameLimits) -> Result<Frame, Box<proto::Err
         ("rows", frame.rows, limits.rows)
     } else if frame.bytes() > limits.bytes {
         ("bytes", frame.bytes(), limits.bytes)
+    } else if frame.header_bytes() > MAX_HEADERS_BYTES {
+        ("header bytes", frame.header_bytes(), MAX_HEADERS_BYTES)
     } else {
         return Ok(frame);
     };
