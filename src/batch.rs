@@ -33,7 +33,7 @@ impl Batch {
     /// As it crosses a wire. `encoder` is kept from batch to batch; a batch of another schema makes a new one.
     ///
     /// # Errors
-    /// [`Code::UnsupportedType`] for a type that Arrow IPC cannot carry.
+    /// [`Code::UnsupportedType`] for a type that Arrow IPC cannot carry; [`Code::BatchTooLarge`] for headers that fit in no message.
     pub fn into_frame(self, encoder: &mut Option<Encoder>) -> Result<Frame> {
         let batch = match self {
             Batch::Frame(frame) => return Ok(frame),
@@ -45,7 +45,7 @@ impl Batch {
             Some(fitting) => encoder.insert(fitting),
             None => encoder.insert(Encoder::new(batch.schema()).map_err(unsupported)?),
         };
-        encoder.encode(&batch).map_err(unsupported)
+        sendable(encoder.encode(&batch).map_err(unsupported)?)
     }
 
     /// Rows.
@@ -55,6 +55,17 @@ impl Batch {
             Batch::Arrow(batch) => batch.num_rows() as u64,
         }
     }
+}
+
+/// The frame, unless its headers fit in no message.
+///
+/// # Errors
+/// [`Code::BatchTooLarge`].
+pub fn sendable(frame: Frame) -> Result<Frame> {
+    frame.sendable().map_err(|error| {
+        Error::new(Code::BatchTooLarge, format!("the batch cannot be sent: {error}"))
+            .hint("send fewer columns: each takes room in the header")
+    })
 }
 
 impl From<Frame> for Batch {

@@ -18,7 +18,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -31,6 +31,8 @@ pub struct Engine {
     endpoint: FnEndpoint,
     pools: Mutex<HashMap<String, Arc<Pool>>>,
     sessions: Mutex<HashMap<String, Weak<Session>>>,
+    /// Sessions that are being opened; changed under the lock of `sessions`.
+    opening: AtomicUsize,
     session_ids: AtomicU64,
     plan_ids: AtomicU64,
     worker_ids: Arc<AtomicU64>,
@@ -51,6 +53,7 @@ impl Engine {
             config,
             pools: Mutex::default(),
             sessions: Mutex::default(),
+            opening: AtomicUsize::new(0),
             session_ids: AtomicU64::new(0),
             plan_ids: AtomicU64::new(0),
             worker_ids: Arc::default(),
@@ -88,11 +91,7 @@ impl Engine {
             session: format!("s-{}", self.session_ids.fetch_add(1, Ordering::Relaxed) + 1),
             plan: self.plan_ids.fetch_add(1, Ordering::Relaxed) + 1,
         };
-        let max = self.config.limits.max_sessions;
-        if self.sessions().values().filter(|session| session.upgrade().is_some_and(|session| !session.is_over())).count() >= max {
-            let message = format!("{max} sessions are open, which is the limit");
-            return Err(Error::new(Code::SessionLimit, message).hint("close some, or raise `limits.max_sessions`").retryable());
-        }
+        let opening = self.reserve()?;
         let (environment, pool) = self.pool(environment).await?;
         let session = session::open(pool, request, ids, environment.id.clone(), &self.config.limits).await?;
         let mut sessions = self.sessions();
@@ -100,7 +99,22 @@ impl Engine {
         self.refuse_while_draining()?;
         sessions.retain(|_, session| session.strong_count() > 0);
         sessions.insert(session.id().to_owned(), Arc::downgrade(&session));
+        // Within the lock, so that nobody counts it twice.
+        drop(opening);
         Ok(session)
+    }
+
+    /// A place for one more session, kept while it is opened.
+    fn reserve(&self) -> Result<Opening<'_>> {
+        let sessions = self.sessions();
+        let open = sessions.values().filter(|session| session.upgrade().is_some_and(|session| !session.is_over())).count();
+        let max = self.config.limits.max_sessions;
+        if open + self.opening.load(Ordering::Relaxed) >= max {
+            let message = format!("{max} sessions are open, which is the limit");
+            return Err(Error::new(Code::SessionLimit, message).hint("close some, or raise `limits.max_sessions`").retryable());
+        }
+        self.opening.fetch_add(1, Ordering::Relaxed);
+        Ok(Opening(&self.opening))
     }
 
     /// Cancels a session; false if none of this id is open.
@@ -139,9 +153,14 @@ impl Engine {
         self.open_sessions().len()
     }
 
+    /// The deadline of the drain, once somebody has asked for one; ends with the engine.
+    pub fn draining(&self) -> watch::Receiver<Option<Duration>> {
+        self.draining.subscribe()
+    }
+
     /// Resolves with the deadline when somebody asked for a drain.
     pub async fn drain_asked(&self) -> Duration {
-        let mut asked = self.draining.subscribe();
+        let mut asked = self.draining();
         match asked.wait_for(Option::is_some).await {
             Ok(deadline) => deadline.unwrap_or_default(),
             // Cannot be: the sender lives as long as the engine.
@@ -259,13 +278,7 @@ impl Engine {
             entry: LaunchSpec::ENTRY.to_owned(),
         });
         let registry = self.endpoint.registry().clone();
-        ProcessFactory::new(
-            launcher,
-            registry,
-            self.endpoint.address().to_owned(),
-            self.config.pool.start_timeout,
-            self.worker_ids.clone(),
-        )
+        ProcessFactory::new(launcher, registry, self.endpoint.address().to_owned(), self.config.pool.start_timeout, self.worker_ids.clone())
     }
 
     fn open_sessions(&self) -> Vec<Arc<Session>> {
@@ -278,5 +291,14 @@ impl Engine {
 
     fn sessions(&self) -> MutexGuard<'_, HashMap<String, Weak<Session>>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A session that is being opened counts among the open ones.
+struct Opening<'a>(&'a AtomicUsize);
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

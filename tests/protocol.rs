@@ -87,6 +87,24 @@ fn a_host_that_breaks_the_protocol_ends_only_its_own_session() {
 }
 
 #[test]
+fn a_host_that_does_not_say_what_it_wants_is_let_go() {
+    use pillion_wire::proto::{self, execute_response, host_client::HostClient};
+    run(async {
+        let rig = Rig::with(Door::ConnectTcp, |config| config.limits.open_deadline = std::time::Duration::from_millis(50)).await;
+        let channel = tonic::transport::Endpoint::from_shared(rig.endpoint.clone().unwrap()).unwrap().connect().await.unwrap();
+        let silence = tokio_stream::pending::<proto::ExecuteRequest>();
+        let mut answers = HostClient::new(channel).execute(silence).await.unwrap().into_inner();
+        let Some(execute_response::Message::Failed(error)) = answers.message().await.unwrap().unwrap().message else {
+            panic!("not refused")
+        };
+        assert_eq!(error.code, "protocol_violation");
+        assert!(error.message.contains("`open`"), "{error:?}");
+        assert!(answers.message().await.unwrap().is_none());
+        rig.end().await;
+    });
+}
+
+#[test]
 fn a_cancel_is_heard_by_a_host_that_gives_no_credit() {
     use pillion_wire::{
         ipc::{self, Encoder},

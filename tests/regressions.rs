@@ -97,3 +97,50 @@ fn a_sender_that_waits_for_credit_hears_of_a_cancel() {
         rig.end().await;
     });
 }
+
+#[test]
+fn sessions_opened_at_once_stay_within_the_limit() {
+    both_doors(|door| async move {
+        let rig = Rig::with(door, |config| config.limits.max_sessions = 3).await;
+        let opens: Vec<_> = (0..12).map(|_| tokio::spawn(rig.numbers("identity").open())).collect();
+        let mut sessions = Vec::new();
+        for open in opens {
+            match open.await.unwrap() {
+                Ok(session) => sessions.push(session),
+                Err(error) => assert_eq!(error.code(), Code::SessionLimit),
+            }
+        }
+        assert_eq!(sessions.len(), 3);
+        rig.end().await;
+    });
+}
+
+#[test]
+fn a_served_engine_ends_with_its_server() {
+    run(async {
+        let rig = Rig::new(Door::ConnectUnix).await;
+        let engine = std::sync::Arc::downgrade(rig.engine());
+        rig.end().await;
+        // Connections end on tasks of their own.
+        while engine.strong_count() > 0 {
+            tokio::task::yield_now().await;
+        }
+    });
+}
+
+#[test]
+fn a_schema_that_fits_in_no_message_is_refused_clearly() {
+    use arrow_schema::{DataType, Field, Schema};
+    both_doors(|door| async move {
+        let rig = Rig::new(door).await;
+        let schema = |columns: i32| {
+            let fields: Vec<_> = (0..columns).map(|at| Field::new(at.to_string(), DataType::Int64, true)).collect();
+            std::sync::Arc::new(Schema::new(fields))
+        };
+        let error = rig.numbers("identity").input(schema(80_000)).open().await.err().unwrap();
+        assert_eq!(error.code(), Code::UnsupportedType);
+        assert!(error.message().contains("schema") && error.hint_text().is_some(), "{error:?}");
+        assert!(rig.numbers("identity").input(schema(20_000)).open().await.is_ok());
+        rig.end().await;
+    });
+}

@@ -11,6 +11,7 @@ use figment::{Figment, Metadata, Profile, Provider, Source};
 use super::listen::loopback;
 use super::{Config, Requirements};
 use crate::error::{Code, Error};
+use crate::session::MAX_WEIGHT;
 
 /// Sections whose keys can be set by variables; `environments` belongs to the file, since its keys are names.
 const SECTIONS: [&str; 6] = ["server", "pool", "limits", "functions", "metrics", "log"];
@@ -293,6 +294,8 @@ fn check(config: &Config) -> Result<(), Problem> {
         ("limits.session_output_bytes", limits.session_output_bytes),
         ("limits.session_output_rows", limits.session_output_rows),
         ("limits.max_sessions", limits.max_sessions as u64),
+        ("limits.session_weight", limits.session_weight.into()),
+        ("limits.open_deadline", limits.open_deadline.as_nanos() as u64),
         ("limits.max_attempts", limits.max_attempts.into()),
         ("limits.max_attempts_outside", limits.max_attempts_outside.into()),
         ("limits.bundle_deadline", limits.bundle_deadline.as_nanos() as u64),
@@ -304,6 +307,9 @@ fn check(config: &Config) -> Result<(), Problem> {
         if value == 0 {
             return problem(key, "zero leaves no room for any work".into(), "leave it out for the default");
         }
+    }
+    if limits.session_weight > MAX_WEIGHT {
+        return problem("limits.session_weight", format!("the most is {MAX_WEIGHT}"), "weights count only beside those of other sessions");
     }
     // A body of 2 GiB or more has offsets that Arrow's 32-bit types and the wire's messages cannot hold.
     if limits.max_batch_bytes > i32::MAX as u64 {

@@ -155,6 +155,11 @@ pub struct Limits {
     pub session_output_rows: u64,
     /// Sessions open at once; further ones are refused with `session_limit`. Default 1024.
     pub max_sessions: usize,
+    /// Share of the workers of a session that names none, 1 to 1000: while several sessions want workers, these are shared in proportion. Default 1.
+    pub session_weight: u32,
+    /// A host must say what it wants within this time from opening a session's stream. Default 10s.
+    #[serde(with = "units::duration")]
+    pub open_deadline: Duration,
     /// Longest time one bundle may take in a worker; waiting for state or credit does not count. Default 5m.
     #[serde(with = "units::duration")]
     pub bundle_deadline: Duration,
@@ -194,6 +199,8 @@ impl Default for Limits {
             session_output_bytes: 64 << 20,
             session_output_rows: 4 << 20,
             max_sessions: 1024,
+            session_weight: 1,
+            open_deadline: Duration::from_secs(10),
             bundle_deadline: Duration::from_secs(300),
             slow_bundle: Duration::from_secs(10),
             prepare_deadline: Duration::from_secs(120),

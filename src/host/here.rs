@@ -21,17 +21,21 @@ impl Session {
     /// executed and the session goes on. An error with [`Error::seq`] says that this batch failed; any other one ends the session.
     pub fn call_here(&mut self, batch: RecordBatch) -> Result<Output> {
         let (input, output) = self.halves();
-        let Link::Embedded(session) = input.link() else {
+        let Some(sender) = input.straight() else {
+            return Err(Error::new(Code::Unsupported, "a session whose small batches travel together runs nothing on its caller's thread")
+                .hint("open it without `max_delay` and `max_rows`"));
+        };
+        let Link::Embedded(session) = sender.link() else {
             return Err(Error::new(Code::Unsupported, "a sidecar runs functions in its own processes, not on this thread")
                 .hint("use `Pillion::embedded`, or `send` and `recv`"));
         };
         let session = session.clone();
-        input.check(&batch)?;
-        let seq = input.next_seq();
-        let answer = session.call_here(seq, Batch::Arrow(batch)).inspect(|_| input.advance(seq))?;
+        sender.check(&batch)?;
+        let seq = sender.next_seq();
+        let answer = session.call_here(seq, Batch::Arrow(batch)).inspect(|_| sender.advance(seq))?;
         match answer {
             Answer::Batch { seq, result, timing, metrics, .. } => {
-                let batch = output.arrays(seq, result?)?;
+                let batch = output.arrays(result?).map_err(|error| error.at(seq))?;
                 Ok(Output { seq, batch, timing, metrics })
             }
             _ => Err(Error::new(Code::InvariantBroken, "the answer to a batch is something else")),

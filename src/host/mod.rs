@@ -30,10 +30,12 @@
 //! # }
 //! ```
 
+mod coalesce;
 mod function;
 mod here;
 mod open;
 mod remote;
+mod sender;
 mod session;
 
 pub use function::{FunctionRef, Plan, PlanCall, Source};

@@ -1,10 +1,10 @@
 //! Opening sessions, and what functions say of themselves.
 
-use super::{Door, Pillion, Plan, session::Session};
+use super::{Door, Pillion, Plan, coalesce::Allowance, session::Session};
 use crate::{
     environment::EnvironmentSpec,
     error::{Code, Error, Result},
-    session::OpenRequest,
+    session::{OpenRequest, check_schema},
 };
 use arrow_schema::{Schema, SchemaRef};
 use pillion_wire::{ipc, proto};
@@ -31,9 +31,22 @@ pub struct SessionOptions {
     pub max_attempts: Option<u32>,
     /// Most workers used at once.
     pub max_workers: Option<usize>,
+    /// Share of the workers while several sessions want them, 1 to 1000; `None`: the engine's `limits.session_weight`. Worker time is divided in proportion to
+    /// weights, however many batches or drivers a session has; what nobody else wants is free.
+    pub weight: Option<u32>,
     /// What a row that raises does to its batch.
     pub on_error: OnError,
+    /// How long a small batch may be kept back so that it travels together with others; the answers are per batch all the same. A batch is sent at once while none of the
+    /// session's is on its way; gathered ones are sent when there are [`SessionOptions::max_rows`], when all before them are answered, or after this time (of which
+    /// timers count whole milliseconds). If one of them fails, they run again one by one. A permission, of which no use is made for map functions, whose
+    /// results cannot be cut; note that a vectorized function sees the rows of several batches in one call. Default: none are kept back.
+    pub max_delay: Option<Duration>,
+    /// Most rows that travel together, with [`SessionOptions::max_delay`]; batches as large as that go alone. Default 4096.
+    pub max_rows: Option<u64>,
 }
+
+/// Most rows that are gathered, unless an operator says otherwise.
+const COALESCED_ROWS: u64 = 4096;
 
 /// Collects what a session needs; see [`Pillion::session`].
 #[derive(Clone)]
@@ -106,6 +119,8 @@ impl SessionBuilder {
             bundle_deadline_ms: self.options.bundle_deadline.map_or(0, |deadline| (deadline.as_millis() as u64).max(1)),
             max_attempts: self.options.max_attempts.unwrap_or_default(),
             max_workers: self.options.max_workers.map_or(0, |workers| u32::try_from(workers).unwrap_or(u32::MAX)),
+            // Zero means the default on the wire, and is no weight: refused like any other that is out of bounds.
+            weight: self.options.weight.map_or(0, |weight| if weight == 0 { u32::MAX } else { weight }),
             on_error: match self.options.on_error {
                 OnError::Fail => proto::OnError::Fail,
                 OnError::Null => proto::OnError::Null,
@@ -119,10 +134,17 @@ impl SessionBuilder {
             traceparent: self.traceparent,
             keyed: None,
         };
-        match &self.pillion.0 {
-            Door::Embedded(engine) => Session::embedded(engine.open(request, &self.environment).await?, self.schema),
-            Door::Remote(remote) => remote.open(request, &self.environment, self.schema).await,
-        }
+        // Here already, since the request would not arrive.
+        check_schema(&request.input_schema)?;
+        let session = match &self.pillion.0 {
+            Door::Embedded(engine) => Session::embedded(engine.open(request, &self.environment).await?, self.schema)?,
+            Door::Remote(remote) => remote.open(request, &self.environment, self.schema).await?,
+        };
+        let SessionOptions { max_delay, max_rows, unordered, .. } = self.options;
+        Ok(match max_delay {
+            Some(max_delay) => session.coalesce(Allowance { max_delay, max_rows: max_rows.unwrap_or(COALESCED_ROWS), ordered: !unordered }),
+            None => session,
+        })
     }
 }
 

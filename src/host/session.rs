@@ -1,20 +1,23 @@
 //! A session as its operator sees it: batches in, batches out.
 
-use super::{FunctionDescription, open, remote::RemoteSession};
+use super::{
+    FunctionDescription,
+    coalesce::{Allowance, Coalescer},
+    open,
+    remote::RemoteSession,
+    sender::Sender,
+};
 use crate::{
     batch::Batch,
     error::{Code, Error, Result},
     session::{
-        self, Answer, Input, check_batch,
+        self, Answer, Input,
         credit::{Amount, Gate},
     },
 };
 use arrow_array::RecordBatch;
 use arrow_schema::{ArrowError, SchemaRef};
-use pillion_wire::{
-    ipc::{Decoder, Encoder},
-    proto,
-};
+use pillion_wire::{ipc::Decoder, proto};
 use std::{
     future::poll_fn,
     sync::Arc,
@@ -65,11 +68,26 @@ pub(super) struct Opened {
     pub limits: Limits,
 }
 
-struct Shared {
+pub(super) struct Shared {
     opened: Opened,
     /// Room for inputs at the engine.
-    gate: Gate,
+    pub gate: Gate,
     link: Link,
+}
+
+impl Shared {
+    /// Waits for credit; false if the session ended meanwhile.
+    pub async fn admitted(&self, cost: Amount) -> bool {
+        match &self.link {
+            Link::Embedded(session) => tokio::select! {
+                biased;
+                taken = self.gate.take(cost) => taken,
+                () = session.ended() => false,
+            },
+            // The end of a remote session is heard by whoever reads its answers, who then closes the gate.
+            Link::Remote(_) => self.gate.take(cost).await,
+        }
+    }
 }
 
 impl Drop for Shared {
@@ -98,13 +116,30 @@ impl Session {
     }
 
     pub(super) fn new(opened: Opened, schema: SchemaRef, credit: Amount, link: Link) -> Result<Session> {
-        let encoder =
-            Encoder::new(schema).map_err(|error| Error::new(Code::UnsupportedType, format!("the input cannot be sent: {error}")))?;
+        let sender = Sender::new(link.clone(), opened.limits, schema)?;
         let decoder = Decoder::new(&opened.output_schema).map_err(|error| undecodable(&error))?;
-        let keeps_arrays = matches!(&link, Link::Embedded(session) if session.shares_process());
         let shared = Arc::new(Shared { opened, gate: Gate::new(credit), link });
-        let input = SessionInput { shared: shared.clone(), encoder, last_seq: 0, finished: false, keeps_arrays };
-        Ok(Session { input, output: SessionOutput { shared, decoder, done: false, ended: None } })
+        let input = SessionInput { shared: shared.clone(), way: Way::Straight(sender), finished: false };
+        Ok(Session { input, output: SessionOutput { shared, coalescer: None, decoder, done: false, ended: None } })
+    }
+
+    /// From the first input on, small batches travel together; not for plans whose results have other rows than their inputs.
+    pub(super) fn coalesce(mut self, allowance: Allowance) -> Session {
+        let SessionInput { shared, way, finished } = self.input;
+        let way = match way {
+            Way::Straight(sender) if shared.opened.functions.iter().all(|function| function.kind == "scalar") => {
+                let coalescer = Coalescer::new(shared.clone(), sender, allowance);
+                self.output.coalescer = Some(coalescer.clone());
+                Way::Coalesced(coalescer)
+            }
+            as_it_is => as_it_is,
+        };
+        Session { input: SessionInput { shared, way, finished }, output: self.output }
+    }
+
+    /// Whether small batches travel together, see [`super::SessionOptions::max_delay`].
+    pub fn is_coalescing(&self) -> bool {
+        self.output.coalescer.is_some()
     }
 
     /// The id, by which [`super::Pillion::cancel`] knows it.
@@ -167,11 +202,14 @@ impl Session {
 /// The sending half of a session.
 pub struct SessionInput {
     shared: Arc<Shared>,
-    encoder: Encoder,
-    last_seq: u64,
+    way: Way,
     finished: bool,
-    /// The workers are threads of this process, which need no frames.
-    keeps_arrays: bool,
+}
+
+/// How inputs go to the engine.
+enum Way {
+    Straight(Sender),
+    Coalesced(Arc<Coalescer>),
 }
 
 impl SessionInput {
@@ -185,11 +223,15 @@ impl SessionInput {
         if self.finished {
             return Err(Error::new(Code::SessionClosed, "the input of the session was finished"));
         }
-        let batch = self.prepared(batch)?;
-        if !self.admitted(Amount::of(batch.bytes(), batch.rows())).await {
+        let sender = match &mut self.way {
+            Way::Straight(sender) => sender,
+            Way::Coalesced(coalescer) => return coalescer.send(batch).await,
+        };
+        let batch = sender.prepared(&batch)?;
+        if !self.shared.admitted(Amount::of(batch.bytes(), batch.rows())).await {
             return Err(Error::new(Code::SessionClosed, "the session is over"));
         }
-        self.push(Input::Batch(batch))
+        sender.push(Input::Batch(batch))
     }
 
     /// Sends a watermark, in milliseconds since the epoch. It comes out behind the results of everything sent before it.
@@ -197,7 +239,11 @@ impl SessionInput {
     /// # Errors
     /// [`Code::SessionClosed`] after the end.
     pub async fn watermark(&mut self, timestamp_ms: i64) -> Result<u64> {
-        self.push(Input::Watermark(proto::Watermark { timestamp_ms, input: 0 }))
+        let input = Input::Watermark(proto::Watermark { timestamp_ms, input: 0 });
+        match &mut self.way {
+            Way::Straight(sender) => sender.push(input),
+            Way::Coalesced(coalescer) => coalescer.mark(input),
+        }
     }
 
     /// No more input: the other half ends after the last result.
@@ -206,82 +252,25 @@ impl SessionInput {
     /// [`Code::SessionClosed`] if the session is over.
     pub async fn finish(&mut self) -> Result<()> {
         self.finished = true;
-        match &self.shared.link {
-            Link::Embedded(session) => {
-                session.finish();
-                Ok(())
-            }
-            Link::Remote(remote) => remote.finish(self.last_seq + 1),
+        match &self.way {
+            Way::Straight(sender) => sender.finish(),
+            Way::Coalesced(coalescer) => coalescer.finish(),
         }
     }
 
-    /// Waits for credit; false if the session ended meanwhile.
-    async fn admitted(&self, cost: Amount) -> bool {
-        match &self.shared.link {
-            Link::Embedded(session) => tokio::select! {
-                biased;
-                taken = self.shared.gate.take(cost) => taken,
-                () = session.ended() => false,
-            },
-            // The end of a remote session is heard by whoever reads its answers, who then closes the gate.
-            Link::Remote(_) => self.shared.gate.take(cost).await,
+    /// The sender, unless small batches travel together.
+    pub(super) fn straight(&mut self) -> Option<&mut Sender> {
+        match &mut self.way {
+            Way::Straight(sender) => Some(sender),
+            Way::Coalesced(_) => None,
         }
-    }
-
-    /// The batch in the form that the engine's workers take.
-    fn prepared(&mut self, batch: RecordBatch) -> Result<Batch> {
-        self.check(&batch)?;
-        let batch = if self.keeps_arrays {
-            Batch::Arrow(batch)
-        } else {
-            let unsupported = |error| Error::new(Code::UnsupportedType, format!("the batch cannot be sent: {error}"));
-            Batch::Frame(self.encoder.encode(&batch).map_err(unsupported)?)
-        };
-        let Limits { max_batch_bytes, max_batch_rows } = self.shared.opened.limits;
-        check_batch(batch.bytes(), batch.rows(), max_batch_bytes, max_batch_rows)?;
-        Ok(batch)
-    }
-
-    /// Refuses a batch of another schema, or with too many rows.
-    pub(super) fn check(&self, batch: &RecordBatch) -> Result<()> {
-        if batch.schema_ref().fields() != self.encoder.schema().fields() {
-            return Err(Error::new(Code::SchemaMismatch, "the batch has another schema than the session was opened with")
-                .hint("open a session per schema")
-                .detail(format!("expected {:?}, got {:?}", self.encoder.schema(), batch.schema_ref())));
-        }
-        let Limits { max_batch_bytes, max_batch_rows } = self.shared.opened.limits;
-        check_batch(0, batch.num_rows() as u64, max_batch_bytes, max_batch_rows)
-    }
-
-    /// The way to the engine.
-    pub(super) fn link(&self) -> &Link {
-        &self.shared.link
-    }
-
-    /// The number of the next input.
-    pub(super) fn next_seq(&self) -> u64 {
-        self.last_seq + 1
-    }
-
-    /// The engine has taken input `seq`.
-    pub(super) fn advance(&mut self, seq: u64) {
-        self.last_seq = seq;
-    }
-
-    fn push(&mut self, input: Input) -> Result<u64> {
-        let seq = self.last_seq + 1;
-        match &self.shared.link {
-            Link::Embedded(session) => session.push(seq, input)?,
-            Link::Remote(remote) => remote.push(seq, input)?,
-        }
-        self.last_seq = seq;
-        Ok(seq)
     }
 }
 
 /// The receiving half of a session.
 pub struct SessionOutput {
     shared: Arc<Shared>,
+    coalescer: Option<Arc<Coalescer>>,
     decoder: Decoder,
     done: bool,
     ended: Option<proto::Ended>,
@@ -308,18 +297,38 @@ impl SessionOutput {
     /// See [`SessionOutput::recv`].
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Output>>> {
         while !self.done {
-            match std::task::ready!(self.poll_answer(cx)) {
+            if let Some(output) = self.coalescer.as_ref().and_then(|coalescer| coalescer.pop(cx.waker())) {
+                return Poll::Ready(Some(output));
+            }
+            let answer = match self.poll_answer(cx) {
+                Poll::Ready(answer) => answer,
+                // Credit may have come that parts of a joint batch wait for.
+                Poll::Pending if self.coalescer.as_ref().is_some_and(|coalescer| coalescer.retry()) => continue,
+                Poll::Pending => return Poll::Pending,
+            };
+            match answer {
                 Some(Ok(Answer::Batch { seq, result, timing, metrics, .. })) => {
-                    let batch = result.and_then(|batch| self.arrays(seq, batch));
-                    return Poll::Ready(Some(batch.map(|batch| Output { seq, batch, timing, metrics })));
+                    let result = result.and_then(|batch| self.arrays(batch));
+                    let Some(coalescer) = &self.coalescer else {
+                        let output = result.map(|batch| Output { seq, batch, timing, metrics });
+                        return Poll::Ready(Some(output.map_err(|error| error.at(seq))));
+                    };
+                    if let Err(error) = coalescer.answer(seq, result, timing, metrics) {
+                        self.cancel();
+                        return Poll::Ready(Some(Err(error)));
+                    }
                 }
-                Some(Ok(Answer::Watermark { .. } | Answer::Snapshotted { .. })) => {}
+                Some(Ok(Answer::Watermark { seq, .. } | Answer::Snapshotted { seq, .. })) => {
+                    if let Some(coalescer) = &self.coalescer {
+                        coalescer.passed(seq);
+                    }
+                }
                 Some(Err(error)) => {
                     self.end();
                     return Poll::Ready(Some(Err(error)));
                 }
                 Some(Ok(Answer::Ended(ended))) => {
-                    self.ended = Some(ended);
+                    self.ended = Some(self.coalescer.as_ref().map_or(ended, |coalescer| coalescer.totals(ended)));
                     self.end();
                 }
                 None => self.end(),
@@ -328,11 +337,11 @@ impl SessionOutput {
         Poll::Ready(None)
     }
 
-    /// The result `seq` as arrays.
-    pub(super) fn arrays(&self, seq: u64, batch: Batch) -> Result<RecordBatch> {
+    /// A result as arrays.
+    pub(super) fn arrays(&self, batch: Batch) -> Result<RecordBatch> {
         match batch {
             Batch::Arrow(batch) => Ok(batch),
-            Batch::Frame(frame) => self.decoder.decode(&frame).map_err(|error| undecodable(&error).at(seq)),
+            Batch::Frame(frame) => self.decoder.decode(&frame).map_err(|error| undecodable(&error)),
         }
     }
 

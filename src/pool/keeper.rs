@@ -36,7 +36,9 @@ impl Pool {
     /// Starts workers up to `min`.
     fn fill(self: &Arc<Self>) {
         let mut state = self.lock();
-        while state.members.len() + state.starting < self.limits.pool.min.min(self.max()) {
+        let limits = &self.limits.pool;
+        // Those that are ending still take up room, but are not kept ready.
+        while state.staying() + state.starting < limits.min && state.members.len() + state.starting < self.max() {
             // Started one at a time after a failure, so that a broken environment is not hammered.
             if state.starting > 0 {
                 return;
@@ -50,14 +52,14 @@ impl Pool {
         let limits = &self.limits.pool;
         let retired = {
             let mut state = self.lock();
-            let mut spare = state.members.len().saturating_sub(limits.min);
+            let mut spare = state.staying().saturating_sub(limits.min);
             let now = Instant::now();
             let mut retired = Vec::new();
             while spare > 0
                 && let Some(at) = state.idle.iter().position(|slot| now.duration_since(slot.idle_since) >= limits.idle_timeout)
             {
                 let slot = state.idle.remove(at);
-                state.mark_busy(slot.worker.id(), true);
+                state.mark_ending(slot.worker.id());
                 retired.push(slot);
                 spare -= 1;
             }
@@ -77,11 +79,11 @@ impl Pool {
         }
     }
 
-    /// Kills workers that are over the memory limit within a bundle. Idle ones retire when they are given back or leased next.
+    /// Kills workers that are over the memory limit within a bundle, or while they load a function. Idle ones retire when they are given back or leased next.
     fn watch_memory(&self) {
         let Some(max) = self.limits.pool.max_memory else { return };
         let busy: Vec<_> =
-            self.lock().members.values().filter(|member| member.assignment.is_some()).map(|member| member.control.clone()).collect();
+            self.lock().members.values().filter(|member| member.busy && !member.ending).map(|member| member.control.clone()).collect();
         for control in busy {
             if control.private_bytes().is_some_and(|bytes| bytes > max) {
                 tracing::warn!(pid = control.pid(), max, "worker over its memory limit is killed");

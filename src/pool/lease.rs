@@ -1,12 +1,13 @@
 //! The exclusive use of a worker for one bundle.
 
-use super::{Assignment, Pool, state::Slot};
+use super::{Assignment, Pool, line::Charge, state::Slot};
 use crate::worker::{Control, FromWorker, KillCause, Lost, ToWorker};
 use std::{
     future::poll_fn,
     sync::Arc,
     task::{Context, Poll},
 };
+use tokio::time::Instant;
 
 /// A leased worker. Dropping it gives the worker back, unless it was lost or poisoned.
 pub struct Lease {
@@ -15,16 +16,18 @@ pub struct Lease {
     lost: Option<Lost>,
     /// Messages that the worker has not answered.
     unanswered: usize,
+    /// What it is charged to; none once that is settled.
+    charge: Option<Charge>,
 }
 
 impl Lease {
-    pub(super) fn new(pool: Arc<Pool>, slot: Slot) -> Self {
-        Lease { pool, slot: Some(slot), lost: None, unanswered: 0 }
+    pub(super) fn new(pool: Arc<Pool>, slot: Slot, charge: Charge) -> Self {
+        Lease { pool, slot: Some(slot), lost: None, unanswered: 0, charge: Some(charge) }
     }
 
-    /// The worker without its lease, for the pool.
-    pub(super) fn into_slot(mut self) -> Option<Slot> {
-        self.slot.take()
+    /// The worker without its lease, for the pool, which settles the charge.
+    pub(super) fn into_parts(mut self) -> Option<(Slot, Charge)> {
+        self.slot.take().zip(self.charge.take())
     }
 
     /// The id of the worker; empty once it is lost.
@@ -138,6 +141,9 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        if let Some(charge) = self.charge.take() {
+            self.pool.lock().line.end(charge, Instant::now());
+        }
         let Some(slot) = self.slot.take() else { return };
         if self.unanswered == 0 {
             self.pool.give_back(slot);

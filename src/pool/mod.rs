@@ -1,10 +1,12 @@
 //! The pool: the workers of one environment, leased to one bundle at a time (hop 5).
 //!
-//! A lease takes an idle worker, else starts one, else waits its turn. Waiting is first come, first served; a session that holds a lease gives it back
-//! between bundles when [`Pool::is_wanted`]. Whoever loses a worker just drops its lease; the pool starts another one when somebody asks.
+//! A lease takes an idle worker, else starts one, else waits its turn, which comes to the session that has used least worker time for its weight
+//! ([`line`]); a session that holds a lease gives it back between bundles when it [is due](Pool::is_due) to somebody else. Whoever loses a worker just
+//! drops its lease; the pool starts another one when somebody asks.
 
 mod keeper;
 mod lease;
+mod line;
 mod state;
 
 pub use lease::Lease;
@@ -15,6 +17,7 @@ use crate::{
     metrics,
     worker::{Control, KillCause, Worker, WorkerFactory},
 };
+use line::LOADING;
 use pillion_wire::proto;
 use state::{Member, Slot, State};
 use std::{
@@ -79,40 +82,63 @@ impl Pool {
         &self.environment_id
     }
 
-    /// A new plan: workers keep it until [`Pool::retire_plan`].
-    pub fn keep_plan(&self, plan_id: u64) {
-        self.lock().plans.insert(plan_id);
+    /// A new plan, whose session has this weight in the line: workers keep it until [`Pool::retire_plan`].
+    pub fn keep_plan(&self, plan_id: u64, weight: u32) {
+        let mut state = self.lock();
+        state.plans.insert(plan_id);
+        state.line.open(plan_id, weight);
     }
 
     /// The plan's session is over: workers forget it, leased ones when they come back.
     pub fn retire_plan(&self, plan_id: u64) {
         let mut state = self.lock();
         state.plans.remove(&plan_id);
+        state.line.close(plan_id);
         for slot in state.idle.iter_mut().filter(|slot| slot.prepared.contains(&plan_id)) {
             slot.release(plan_id);
         }
     }
 
-    /// True if somebody waits for a lease.
-    pub fn is_wanted(&self) -> bool {
-        !self.lock().waiters.is_empty()
+    /// True if somebody waits for the worker that the session of `plan_id` uses, and has used less.
+    pub fn is_due(&self, plan_id: u64) -> bool {
+        self.lock().line.is_due(plan_id, Instant::now())
     }
 
-    /// The exclusive use of a worker, preferably of one that has prepared `plan_id`. Dropping the future gives up the place in the line.
+    /// True if several sessions may want workers.
+    pub fn is_shared(&self) -> bool {
+        self.lock().plans.len() > 1
+    }
+
+    /// The exclusive use of a worker for the session of `plan_id`, preferably of one that has prepared the plan. Dropping the future gives up the place in the line.
     ///
     /// # Errors
     /// What kept a new worker from starting; [`Code::Draining`] after [`Pool::shutdown`].
     pub async fn lease(self: &Arc<Self>, plan_id: u64) -> Result<Lease> {
+        self.lease_for(plan_id, plan_id).await
+    }
+
+    /// The same for what is not a session's work: loading a plan, describing a function.
+    ///
+    /// # Errors
+    /// As [`Pool::lease`].
+    pub async fn lease_to_load(self: &Arc<Self>, plan_id: u64) -> Result<Lease> {
+        self.lease_for(LOADING, plan_id).await
+    }
+
+    async fn lease_for(self: &Arc<Self>, account: u64, plan_id: u64) -> Result<Lease> {
         let waiting = {
             let mut state = self.lock();
+            let now = Instant::now();
             if state.closed {
                 return Err(Error::new(Code::Draining, "the engine is shutting down").retryable());
             }
             if let Some(slot) = state.take_idle(plan_id) {
-                return Ok(Lease::new(self.clone(), slot));
+                state.line.arrive(account, now);
+                let charge = state.line.begin(account, now);
+                return Ok(Lease::new(self.clone(), slot, charge));
             }
             let (tell, waiting) = oneshot::channel();
-            state.waiters.push_back(tell);
+            state.line.join(account, tell, now);
             if state.wants_worker(self.max()) {
                 self.start_worker(&mut state);
             }
@@ -144,7 +170,8 @@ impl Pool {
             }
         }
         // Looked at after the stacks, so that a worker whose stacks show a bundle is not called idle.
-        let state = self.lock();
+        let mut state = self.lock();
+        let waiting = state.line.len(Instant::now()) as u32;
         let worker = |(id, member): (&String, &Member)| {
             let (private_bytes, answer) = answers.remove(id).unwrap_or_default();
             let stacks = answer.unwrap_or_else(|| "the worker does not answer".into());
@@ -154,7 +181,7 @@ impl Pool {
             environment: self.environment_id.clone(),
             min: self.limits.pool.min as u32,
             max: self.limits.pool.max as u32,
-            waiting: state.waiters.len() as u32,
+            waiting,
             workers: state.members.iter().map(worker).collect(),
         }
     }
@@ -165,7 +192,7 @@ impl Pool {
         let (idle, controls) = {
             let mut state = self.lock();
             state.closed = true;
-            state.waiters.clear();
+            state.line.clear(Instant::now());
             self.closing.notify_waiters();
             let controls: Vec<_> = state.members.values().map(|member| member.control.clone()).collect();
             (std::mem::take(&mut state.idle), controls)
@@ -184,7 +211,7 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts one more worker in the background; it goes to whoever waits longest.
+    /// Starts one more worker in the background; it goes to whoever's turn it is.
     fn start_worker(self: &Arc<Self>, state: &mut State) {
         state.starting += 1;
         let pool = self.clone();
@@ -208,7 +235,7 @@ impl Pool {
                 // One failure answers one waiter; the others get their own attempt, so that a passing fault does not fail them all.
                 Err(error) => {
                     tracing::warn!(environment = pool.environment_id, code = %error.code(), "a worker could not be started: {error}");
-                    if let Some(waiter) = state.next_waiter() {
+                    if let Some((_, waiter)) = state.line.next(Instant::now()) {
                         let _ = waiter.send(Err(error));
                     }
                     if state.wants_worker(pool.max()) {
@@ -246,18 +273,23 @@ impl Pool {
         self.hand_out(state, Slot::new(worker));
     }
 
-    /// Gives a worker to whoever waits longest, else keeps it idle.
+    /// Gives a worker to whoever's turn it is, else keeps it idle.
     fn hand_out(self: &Arc<Self>, state: &mut State, mut slot: Slot) {
-        while let Some(waiter) = state.next_waiter() {
+        let now = Instant::now();
+        while let Some((account, waiter)) = state.line.next(now) {
             state.mark_busy(slot.worker.id(), true);
+            let charge = state.line.begin(account, now);
             // Sent as a lease, so that a receiver that goes away at this moment gives the worker back.
-            match waiter.send(Ok(Lease::new(self.clone(), slot))).map_err(|unsent| unsent.map(Lease::into_slot)) {
-                Err(Ok(Some(back))) => slot = back,
+            match waiter.send(Ok(Lease::new(self.clone(), slot, charge))).map_err(|unsent| unsent.map(Lease::into_parts)) {
+                Err(Ok(Some((back, charge)))) => {
+                    state.line.end(charge, now);
+                    slot = back;
+                }
                 _ => return,
             }
         }
         state.mark_busy(slot.worker.id(), false);
-        slot.idle_since = Instant::now();
+        slot.idle_since = now;
         state.idle.push(slot);
         metrics::workers(&self.environment_id, state.idle.len(), state.members.len());
     }
@@ -269,6 +301,7 @@ impl Pool {
             return;
         }
         if state.closed {
+            state.mark_ending(slot.worker.id());
             drop(state);
             // [`Pool::shutdown`] ends it; dropping it now would not let it run `close`.
             self.retire(slot);
@@ -280,7 +313,7 @@ impl Pool {
             None => self.hand_out(&mut state, slot),
             Some(why) => {
                 tracing::debug!(worker = slot.worker.id(), why, "worker retires");
-                state.mark_busy(slot.worker.id(), true);
+                state.mark_ending(slot.worker.id());
                 drop(state);
                 self.retire(slot);
             }

@@ -1,17 +1,26 @@
 //! What a pool knows about its workers, behind one lock that is never held across an await.
 
-use super::{Assignment, Lease};
+use super::{
+    Assignment, Lease,
+    line::{Line, Waiter},
+};
 use crate::{
     error::Result,
     worker::{Control, ToWorker, Worker},
 };
 use pillion_wire::proto;
 use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashSet},
     sync::Arc,
 };
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+
+impl Waiter for oneshot::Sender<Result<Lease>> {
+    fn is_gone(&self) -> bool {
+        self.is_closed()
+    }
+}
 
 #[derive(Default)]
 pub(super) struct State {
@@ -19,7 +28,7 @@ pub(super) struct State {
     pub idle: Vec<Slot>,
     pub starting: usize,
     pub members: BTreeMap<String, Member>,
-    pub waiters: VecDeque<oneshot::Sender<Result<Lease>>>,
+    pub line: Line<oneshot::Sender<Result<Lease>>>,
     pub closed: bool,
     /// Plans of open sessions.
     pub plans: HashSet<u64>,
@@ -33,15 +42,22 @@ impl State {
         Some(slot)
     }
 
-    /// The waiter that has waited longest and still does.
-    pub fn next_waiter(&mut self) -> Option<oneshot::Sender<Result<Lease>>> {
-        std::iter::from_fn(|| self.waiters.pop_front()).find(|waiter| !waiter.is_closed())
-    }
-
     /// True if there are more waiters than workers on their way, and room for one more.
     pub fn wants_worker(&mut self, max: usize) -> bool {
-        self.waiters.retain(|waiter| !waiter.is_closed());
-        !self.closed && self.waiters.len() > self.starting && self.members.len() + self.starting < max
+        !self.closed && self.line.len(Instant::now()) > self.starting && self.members.len() + self.starting < max
+    }
+
+    /// Workers that are not ending.
+    pub fn staying(&self) -> usize {
+        self.members.values().filter(|member| !member.ending).count()
+    }
+
+    /// The worker was asked to end, and is of no further use.
+    pub fn mark_ending(&mut self, id: &str) {
+        if let Some(member) = self.members.get_mut(id) {
+            member.ending = true;
+            member.assignment = None;
+        }
     }
 
     pub fn mark_busy(&mut self, id: &str, busy: bool) {
@@ -80,6 +96,7 @@ impl Slot {
 pub(super) struct Member {
     pub control: Arc<dyn Control>,
     pub busy: bool,
+    pub ending: bool,
     pub born: Instant,
     pub batches: u64,
     pub assignment: Option<Assignment>,
@@ -87,14 +104,19 @@ pub(super) struct Member {
 
 impl Member {
     pub fn new(control: Arc<dyn Control>) -> Self {
-        Member { control, busy: true, born: Instant::now(), batches: 0, assignment: None }
+        Member { control, busy: true, ending: false, born: Instant::now(), batches: 0, assignment: None }
     }
 
     pub fn status(&self, id: &str) -> proto::WorkerStatus {
         let mut status = proto::WorkerStatus {
             worker_id: id.to_owned(),
             pid: self.control.pid(),
-            state: if self.busy { "busy" } else { "idle" }.to_owned(),
+            state: match (self.ending, self.busy) {
+                (true, _) => "ending",
+                (_, true) => "busy",
+                _ => "idle",
+            }
+            .to_owned(),
             age_ms: self.born.elapsed().as_millis() as u64,
             batches: self.batches,
             ..Default::default()

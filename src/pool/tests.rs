@@ -37,7 +37,8 @@ async fn leases_are_given_first_come_first_served_up_to_the_maximum() {
         })
         .collect();
     tokio::time::sleep(Duration::from_millis(1)).await;
-    assert!(pool.is_wanted());
+    assert_eq!(pool.lock().line.len(Instant::now()), 5);
+    assert!(!pool.is_due(0), "nobody gives way to its own");
     drop(first);
     for task in waiting {
         task.await.unwrap();
@@ -72,6 +73,30 @@ async fn idle_workers_beyond_the_minimum_end() {
     drop(leases);
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(factory.alive.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn workers_that_are_ending_are_not_counted_among_those_kept_ready() {
+    let factory = FakeFactory::new(|_, _| Act::Echo);
+    factory.closing.store(5_000, Ordering::SeqCst);
+    let config = PoolConfig { min: 1, max: 3, idle_timeout: Duration::from_secs(2), ..Default::default() };
+    let pool = Pool::new("test".into(), factory.clone(), PoolLimits { pool: config, shutdown_grace: Duration::from_secs(10) });
+    drop(tokio::join!(pool.lease(0), pool.lease(0), pool.lease(0)));
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let states: Vec<_> = pool.status(false).await.workers.into_iter().map(|worker| worker.state).collect();
+    assert_eq!(states.iter().filter(|state| *state == "ending").count(), 2, "{states:?}");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(factory.alive.load(Ordering::SeqCst), 1);
+    assert_eq!(factory.started.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_grows_while_it_loads_is_killed() {
+    let (pool, factory) = pool(PoolConfig { max_memory: Some(1000), ..config(1) });
+    // Nothing is assigned to it: it is being asked to load something.
+    let mut lease = pool.lease(0).await.unwrap();
+    factory.private_bytes.store(1001, Ordering::SeqCst);
+    assert_eq!(lease.recv().await.unwrap_err().loss.cause, "memory_limit");
 }
 
 #[tokio::test(start_paused = true)]
@@ -115,7 +140,7 @@ async fn an_idle_worker_that_dies_is_forgotten() {
 #[tokio::test(start_paused = true)]
 async fn workers_forget_the_plans_of_closed_sessions() {
     let (pool, factory) = pool(config(2));
-    pool.keep_plan(7);
+    pool.keep_plan(7, 1);
     let mut idle = pool.lease(7).await.unwrap();
     let mut busy = pool.lease(7).await.unwrap();
     idle.set_prepared(7);

@@ -24,7 +24,7 @@ use std::{
     sync::Arc,
     task::{Context, Poll, ready},
 };
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::timeout};
 use tokio_stream::Stream;
 use tonic::{Status, Streaming};
 
@@ -118,7 +118,12 @@ async fn read(engine: Arc<Engine>, mut requests: Streaming<proto::ExecuteRequest
 }
 
 async fn open(engine: &Engine, requests: &mut Streaming<proto::ExecuteRequest>) -> Result<Live> {
-    let first = requests.message().await.map_err(|status| Error::from_status(&status))?;
+    let deadline = engine.config().limits.open_deadline;
+    let Ok(first) = timeout(deadline, requests.message()).await else {
+        return Err(Error::new(Code::ProtocolViolation, format!("no `open` came within {deadline:?}"))
+            .hint("send `open` with the call; `limits.open_deadline` bounds the wait"));
+    };
+    let first = first.map_err(|status| Error::from_status(&status))?;
     let Some(request::Message::Open(open)) = first.and_then(|first| first.message) else {
         return Err(Error::new(Code::ProtocolViolation, "the first message of a session is `open`"));
     };

@@ -97,10 +97,12 @@ async fn router(engine: Arc<Engine>) -> Result<Router> {
     let (health_reporter, health) = tonic_health::server::health_reporter();
     type HostServer = proto::host_server::HostServer<HostService>;
     health_reporter.set_serving::<HostServer>().await;
-    let draining = engine.clone();
+    let mut draining = engine.draining();
     tokio::spawn(async move {
-        draining.drain_asked().await;
-        health_reporter.set_not_serving::<HostServer>().await;
+        // An error says that the engine is gone, which this task must not keep.
+        if draining.wait_for(Option::is_some).await.is_ok() {
+            health_reporter.set_not_serving::<HostServer>().await;
+        }
     });
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::DESCRIPTORS)

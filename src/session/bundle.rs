@@ -15,7 +15,7 @@ use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tracing::Instrument;
 
-/// Batches in a worker at once.
+/// Batches in a worker at once, unless the second would keep other sessions waiting, see [`Bundle::window`].
 const WINDOW: usize = 2;
 
 /// How often a long bundle counts as another one, and looks whether its worker has served enough.
@@ -95,6 +95,7 @@ struct Bundle<'a> {
     busy: bool,
     worn_checked: Instant,
     worn_out: bool,
+    window: usize,
 }
 
 enum Event {
@@ -118,6 +119,7 @@ impl<'a> Bundle<'a> {
             busy: false,
             worn_checked: now,
             worn_out: false,
+            window: WINDOW,
         }
     }
 
@@ -134,7 +136,7 @@ impl<'a> Bundle<'a> {
                 self.abandon().await;
                 break;
             }
-            let room = self.flights.len() < WINDOW;
+            let room = self.flights.len() < self.window;
             let event = tokio::select! {
                 biased;
                 received = self.lease.recv() => Event::Received(received),
@@ -159,7 +161,8 @@ impl<'a> Bundle<'a> {
         if self.should_end() {
             return;
         }
-        while self.flights.len() < WINDOW {
+        self.window = self.window();
+        while self.flights.len() < self.window {
             let Some(job) = self.session.take(self.flights.len(), self.busy) else { return };
             self.busy = true;
             let plan = &self.session.plan;
@@ -187,7 +190,13 @@ impl<'a> Bundle<'a> {
             self.lease.count_bundle();
             self.worn_out = self.lease.is_worn_out();
         }
-        self.worn_out || self.lease.pool().is_wanted()
+        self.worn_out || self.lease.pool().is_due(self.session.plan.id)
+    }
+
+    /// Batches to keep in the worker. What is in there cannot be taken back, so while others may come for the worker a second batch waits there only if batches are
+    /// short; a long one gains next to nothing from being there early.
+    fn window(&self) -> usize {
+        if self.session.batch_time() < SLICE || !self.lease.pool().is_shared() { WINDOW } else { 1 }
     }
 
     /// The first batch in flight is the one the worker is busy with: its clock starts now.
@@ -245,6 +254,7 @@ impl<'a> Bundle<'a> {
     fn answered(&mut self, flight: Flight, result: Result<Batch, Error>, cost: Cost, metrics: Vec<proto::MetricDelta>) {
         // A batch that waited in the worker behind another was queued until that was done.
         let timing = timing(flight.job.queued, flight.begun.max(flight.sent), cost);
+        self.session.saw_batch_time(flight.begun.elapsed());
         self.session.commit(&flight.job, result, timing, metrics);
         self.lease.count_batch();
         self.top_up();

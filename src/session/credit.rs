@@ -75,6 +75,16 @@ impl Gate {
         Poll::Pending
     }
 
+    /// Takes `cost` if the gate is open now, whoever waits at it; for a second task, which has no place there.
+    pub fn try_take(&self, cost: Amount) -> bool {
+        let mut state = self.lock();
+        let open = !state.closed && state.left.is_open();
+        if open {
+            state.left = state.left.minus(cost);
+        }
+        open
+    }
+
     /// See [`Gate::poll_take`].
     pub async fn take(&self, cost: Amount) -> bool {
         poll_fn(|cx| self.poll_take(cx, cost)).await

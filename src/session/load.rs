@@ -7,8 +7,8 @@ use crate::{
     worker::{FromWorker, KillCause, ToWorker},
 };
 use pillion_wire::proto;
-use std::{sync::Arc, time::Duration};
-use tokio::time::timeout;
+use std::sync::Arc;
+use tokio::time::{Instant, timeout};
 
 /// Loads a plan on a worker and waits for the answer.
 pub(super) async fn prepare(
@@ -56,9 +56,9 @@ async fn load(
 ) -> Result<(Lease, FromWorker), Error> {
     let mut attempts = 1;
     loop {
-        let mut lease = pool.lease(plan_id).await?;
+        let mut lease = pool.lease_to_load(plan_id).await?;
         lease.send(message());
-        match ask(&mut lease, limits.prepare_deadline).await {
+        match ask(&mut lease, limits).await {
             Ok(answer) => return Ok((lease, answer)),
             Err(error) if error.is_retryable() && attempts < limits.max_attempts_outside => {
                 tracing::warn!(attempts, "a worker was ended from outside while it loaded a function; another one tries");
@@ -69,24 +69,39 @@ async fn load(
     }
 }
 
-/// The answer, or why there is none; retryable if the worker was ended from outside.
-async fn ask(lease: &mut Lease, deadline: Duration) -> Result<FromWorker, Error> {
-    match timeout(deadline, lease.recv()).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(lost)) => {
-            let outside = lost.outside;
-            let error = lost.into_error(1);
-            Err(if outside { error.retryable() } else { error })
+/// The answer, or why there is none; retryable if the worker was ended, or stopped, from outside.
+async fn ask(lease: &mut Lease, limits: &Limits) -> Result<FromWorker, Error> {
+    let deadline = limits.prepare_deadline;
+    let begun = Instant::now();
+    loop {
+        // One that something outside has stopped is not given the time for loading.
+        let patience = deadline.saturating_sub(begun.elapsed()).min(limits.slow_bundle);
+        match timeout(patience, lease.recv()).await {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(lost)) => {
+                let outside = lost.outside;
+                let error = lost.into_error(1);
+                return Err(if outside { error.retryable() } else { error });
+            }
+            Err(_) => {}
         }
-        Err(_) => {
-            let stacks = match lease.control() {
+        let control = lease.control();
+        if control.as_ref().is_some_and(|control| control.is_stopped()) {
+            let lost = lease.kill(KillCause::Deadline).await;
+            let message = "something outside stopped the worker while it loaded the function";
+            return Err(Error::new(Code::DeadlineExceeded, message).worker(lost.loss).retryable());
+        }
+        if begun.elapsed() >= deadline {
+            let stacks = match control {
                 Some(control) => control.stacks().await.unwrap_or_default(),
                 None => String::new(),
             };
             let mut lost = lease.kill(KillCause::Deadline).await;
             lost.loss.stacks = stacks;
             let message = format!("loading the function took longer than {deadline:?}");
-            Err(Error::new(Code::DeadlineExceeded, message).hint("raise `limits.prepare_deadline` if it is legitimate").worker(lost.loss))
+            return Err(Error::new(Code::DeadlineExceeded, message)
+                .hint("raise `limits.prepare_deadline` if it is legitimate")
+                .worker(lost.loss));
         }
     }
 }

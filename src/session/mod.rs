@@ -12,8 +12,9 @@ mod order;
 mod types;
 
 pub(crate) use load::describe;
-pub use open::{Ids, OpenRequest, open};
-pub use types::{Answer, Behaviour, Described, Input, SessionPlan};
+pub use open::{Ids, OpenRequest, check_schema, open};
+pub(crate) use order::Order;
+pub use types::{Answer, Behaviour, Described, Input, MAX_WEIGHT, SessionPlan};
 
 use crate::{
     batch::Batch,
@@ -24,11 +25,13 @@ use crate::{
     worker::Cost,
 };
 use credit::Amount;
-use order::Order;
 use pillion_wire::proto;
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -51,6 +54,8 @@ pub struct Session {
     /// Wakes a driver whose bundle has room for one more batch.
     more: Notify,
     cancelled: Notify,
+    /// How long batches take in a worker, in nanoseconds: the longest of late. As good as for ever until it is known.
+    batch_ns: AtomicU64,
     metrics: BatchMetrics,
     /// What everything that is done for the session is traced under.
     span: tracing::Span,
@@ -127,8 +132,8 @@ impl Session {
         let span = tracing::info_span!("session", id, name, traceparent, functions = plan.functions);
         metrics::session_opened();
         let metrics = BatchMetrics::new(&plan.functions);
-        let (state, runtime) = (Mutex::new(state), Handle::current());
-        Arc::new(Session { id, name, plan, behaviour, described, pool, state, work, more, cancelled, metrics, span, runtime })
+        let (state, batch_ns, runtime) = (Mutex::new(state), AtomicU64::new(u64::MAX), Handle::current());
+        Arc::new(Session { id, name, plan, behaviour, described, pool, state, work, more, cancelled, batch_ns, metrics, span, runtime })
     }
 
     /// Unique in the engine.
@@ -352,6 +357,21 @@ impl Session {
         Some(job)
     }
 
+    /// How long a batch may be expected to take in a worker.
+    fn batch_time(&self) -> Duration {
+        Duration::from_nanos(self.batch_ns.load(Ordering::Relaxed))
+    }
+
+    /// A batch took so long in a worker.
+    fn saw_batch_time(&self, time: Duration) {
+        // Forgets slowly, so that one short batch among long ones does not deceive. A race between drivers loses a sample, no more.
+        let before = match self.batch_ns.load(Ordering::Relaxed) {
+            u64::MAX => 0,
+            before => before - before / 8,
+        };
+        self.batch_ns.store(nanos(time).max(before), Ordering::Relaxed);
+    }
+
     /// A driver's worker has nothing to do any more.
     fn rest(&self) {
         self.lock().busy -= 1;
@@ -440,3 +460,6 @@ fn timing(queued: Instant, sent: Instant, cost: Cost) -> proto::Timing {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod share_tests;

@@ -1,13 +1,13 @@
 //! Opening a session: everything that can be wrong is found here, before the first batch.
 
-use super::{Behaviour, Described, Session, SessionPlan, load};
+use super::{Behaviour, Described, MAX_WEIGHT, Session, SessionPlan, load};
 use crate::{
     config::Limits,
     error::{Code, Error, Result},
     pool::Pool,
 };
 use bytes::Bytes;
-use pillion_wire::{ipc, proto};
+use pillion_wire::{MAX_HEADERS_BYTES, ipc, proto};
 use std::{sync::Arc, time::Duration};
 
 /// A deadline that does not come, and can still be added to the time.
@@ -61,7 +61,7 @@ pub async fn open(pool: Arc<Pool>, request: OpenRequest, ids: Ids, environment_i
         session_id: ids.session.clone(),
         session_name: request.name.clone(),
     });
-    pool.keep_plan(ids.plan);
+    pool.keep_plan(ids.plan, behaviour.weight);
     let prepared = load::prepare(&pool, ids.plan, prepare.clone(), limits).await;
     let (prepared, environment) = prepared.inspect_err(|_| pool.retire_plan(ids.plan))?;
     let environment = proto::EnvironmentDescription { id: environment_id, ..environment };
@@ -83,6 +83,7 @@ fn behaviour(options: &proto::SessionOptions, limits: &Limits, pool_max: usize) 
             0 => pool_max,
             wanted => wanted.min(pool_max),
         },
+        weight: if options.weight == 0 { limits.session_weight.clamp(1, MAX_WEIGHT) } else { options.weight },
         limits: limits.clone(),
     }
 }
@@ -100,9 +101,26 @@ fn check(request: &OpenRequest) -> Result<()> {
         }
         Err(_) => return Err(Error::new(Code::ProtocolViolation, "`on_error` has an unknown value")),
     }
+    if request.options.weight > MAX_WEIGHT {
+        let message = format!("a weight of {} is over the largest, {MAX_WEIGHT}", request.options.weight);
+        return Err(Error::new(Code::OptionsInvalid, message).hint("weights count only beside those of other sessions; take smaller ones"));
+    }
+    check_schema(&request.input_schema)?;
     let schema = ipc::schema_from_ipc(&request.input_schema)
         .map_err(|error| Error::new(Code::ProtocolViolation, "the input schema cannot be read").detail(error.to_string()))?;
     check_plan(&request.plan, schema.fields().len())
+}
+
+/// Refuses a schema that fits in no message: it goes to each worker. The header of a batch is smaller than its schema's.
+///
+/// # Errors
+/// [`Code::UnsupportedType`].
+pub fn check_schema(schema: &[u8]) -> Result<()> {
+    if schema.len() as u64 <= MAX_HEADERS_BYTES {
+        return Ok(());
+    }
+    let message = format!("the schema of the input takes {} bytes, more than the {MAX_HEADERS_BYTES} that fit in a message", schema.len());
+    Err(Error::new(Code::UnsupportedType, message).hint("send fewer columns"))
 }
 
 /// Every argument and output must name an input column or an earlier call.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// Puts answers, which come in any order, into that of their inputs.
 #[derive(Debug)]
-pub(super) struct Order<T> {
+pub(crate) struct Order<T> {
     /// The first sequence number that has not been answered.
     next: u64,
     waiting: BTreeMap<u64, Option<T>>,

@@ -179,6 +179,24 @@ async fn a_hang_is_killed_at_its_deadline_and_tells_where_it_was() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_worker_that_is_stopped_while_it_loads_is_replaced() {
+    let factory = FakeFactory::new(|_, _| Act::Echo);
+    factory.stopped.store(true, std::sync::atomic::Ordering::SeqCst);
+    let limits_of_pool = PoolLimits { pool: PoolConfig { max: 1, ..Default::default() }, shutdown_grace: Duration::from_millis(100) };
+    let pool = Pool::new("test".into(), factory.clone(), limits_of_pool);
+    let goes_on = factory.clone();
+    tokio::spawn(async move {
+        // Somebody stops workers for a while.
+        tokio::time::sleep(Duration::from_secs(15)).await;
+        goes_on.stopped.store(false, std::sync::atomic::Ordering::SeqCst);
+    });
+    let begun = tokio::time::Instant::now();
+    open(pool, request(Default::default()), Ids { session: "s-1".into(), plan: 1 }, "test".into(), &limits()).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(60), "it was given the time for loading: {:?}", begun.elapsed());
+    assert!(factory.started.load(std::sync::atomic::Ordering::SeqCst) > 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_worker_that_answers_out_of_turn_is_killed() {
     let bench = bench(1, Default::default(), |seq, time| if seq == 1 && time == 1 { Act::Lie } else { Act::Echo }).await;
     bench.send(1..=2);

@@ -32,6 +32,9 @@ pub enum Answer {
     Ended(proto::Ended),
 }
 
+/// The largest weight of a session.
+pub const MAX_WEIGHT: u32 = 1000;
+
 /// How a session behaves, with the defaults filled in.
 #[derive(Clone, Debug)]
 pub struct Behaviour {
@@ -43,6 +46,8 @@ pub struct Behaviour {
     pub max_attempts: u32,
     /// Most workers at once.
     pub max_workers: usize,
+    /// Share of the workers, 1 to [`MAX_WEIGHT`].
+    pub weight: u32,
     /// The rest of the limits.
     pub limits: Limits,
 }

@@ -8,7 +8,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -22,8 +22,14 @@ pub enum Act {
     Echo,
     /// Answers with the input after a while.
     EchoAfter(Duration),
+    /// Answers with the input after as many milliseconds as it has rows.
+    EchoByRows,
+    /// Does what this says of the batch.
+    By(fn(&Batch) -> Act),
     /// Answers with a failure.
     Fail,
+    /// Answers with a failure of this row.
+    FailAt(u64),
     /// Dies of its own fault.
     Crash,
     /// Is killed by a signal from outside.
@@ -33,9 +39,6 @@ pub enum Act {
     /// Answers another batch than it was asked.
     Lie,
 }
-
-/// How long a worker takes to end by itself.
-const CLOSING: Duration = Duration::from_millis(10);
 
 /// Decides what happens to batch `seq` on its nth execution (from 1).
 pub type Script = dyn Fn(u64, usize) -> Act + Send + Sync;
@@ -57,6 +60,14 @@ pub struct FakeFactory {
     pub ends: Arc<Mutex<Vec<String>>>,
     /// Plans released by the engine.
     pub released: Arc<Mutex<Vec<u64>>>,
+    /// What workers say of a plan.
+    pub prepared: Mutex<proto::Prepared>,
+    /// Private memory of every worker.
+    pub private_bytes: Arc<AtomicU64>,
+    /// Whether something outside has stopped the workers.
+    pub stopped: Arc<AtomicBool>,
+    /// How long a worker takes to end by itself, in milliseconds.
+    pub closing: Arc<AtomicU64>,
 }
 
 impl FakeFactory {
@@ -70,6 +81,10 @@ impl FakeFactory {
             alive: Arc::default(),
             ends: Arc::default(),
             released: Arc::default(),
+            prepared: Mutex::default(),
+            private_bytes: Arc::default(),
+            stopped: Arc::default(),
+            closing: Arc::new(AtomicU64::new(10)),
         })
     }
 }
@@ -91,11 +106,23 @@ impl WorkerFactory for FakeFactory {
                 alive: self.alive.clone(),
                 ends: self.ends.clone(),
                 environment: Default::default(),
+                private_bytes: self.private_bytes.clone(),
+                stopped: self.stopped.clone(),
+                closing: self.closing.clone(),
             });
             self.alive.fetch_add(1, Ordering::SeqCst);
             let (work, queue) = mpsc::unbounded_channel();
             let (answer, answers) = mpsc::unbounded_channel();
-            tokio::spawn(serve(queue, answer, self.script.clone(), self.executed.clone(), control.clone(), self.released.clone()));
+            let prepared = self.prepared.lock().unwrap().clone();
+            tokio::spawn(serve(
+                queue,
+                answer,
+                self.script.clone(),
+                self.executed.clone(),
+                control.clone(),
+                self.released.clone(),
+                prepared,
+            ));
             Ok(Box::new(FakeWorker { id, work, answers, control, gone: None }) as Box<dyn Worker>)
         })
     }
@@ -112,6 +139,7 @@ async fn serve(
     executed: Arc<Mutex<Vec<u64>>>,
     control: Arc<FakeControl>,
     released: Arc<Mutex<Vec<u64>>>,
+    prepared: proto::Prepared,
 ) {
     let mut unread = VecDeque::new();
     loop {
@@ -123,7 +151,15 @@ async fn serve(
             },
         };
         let answer = match message {
-            ToWorker::Prepare { .. } => FromWorker::Prepared(proto::Prepared::default()),
+            ToWorker::Prepare { .. } => {
+                if control.stopped.load(Ordering::SeqCst) {
+                    // It does not get to it.
+                    control.end.subscribe().wait_for(Option::is_some).await.unwrap();
+                    return;
+                } else {
+                    FromWorker::Prepared(prepared.clone())
+                }
+            }
             ToWorker::Release { plan_id } => {
                 released.lock().unwrap().push(plan_id);
                 continue;
@@ -136,14 +172,29 @@ async fn serve(
                     executed.iter().filter(|&&other| other == seq).count()
                 };
                 let echo = |seq| answer(seq, Ok(batch.clone()));
-                match script(seq, times) {
+                let mut act = script(seq, times);
+                if let Act::By(judge) = act {
+                    act = judge(&batch);
+                }
+                match act {
                     Act::Echo => echo(seq),
                     Act::Lie => echo(seq + 1000),
                     Act::EchoAfter(pause) => {
                         tokio::time::sleep(pause).await;
                         echo(seq)
                     }
+                    Act::EchoByRows => {
+                        tokio::time::sleep(Duration::from_millis(batch.rows())).await;
+                        echo(seq)
+                    }
                     Act::Fail => answer(seq, Err(Error::new(Code::FunctionRaised, "it raised"))),
+                    Act::FailAt(row) => {
+                        let row = Some(proto::FailedRow { index: row, ..Default::default() });
+                        let exception = Some(proto::PythonException { row, ..Default::default() });
+                        let code = Code::FunctionRaised.as_str().to_owned();
+                        answer(seq, Err(proto::Error { code, exception, ..Default::default() }.into()))
+                    }
+                    Act::By(_) => unreachable!("it was judged"),
                     Act::Crash => return control.finish("exit", false),
                     Act::KilledOutside => return control.finish("signal", true),
                     Act::Hang => {
@@ -211,6 +262,9 @@ struct FakeControl {
     alive: Arc<AtomicUsize>,
     ends: Arc<Mutex<Vec<String>>>,
     environment: proto::EnvironmentDescription,
+    private_bytes: Arc<AtomicU64>,
+    stopped: Arc<AtomicBool>,
+    closing: Arc<AtomicU64>,
 }
 
 impl FakeControl {
@@ -237,7 +291,7 @@ impl Control for FakeControl {
     fn shutdown(&self) {
         let control = self.clone();
         tokio::spawn(async move {
-            tokio::time::sleep(CLOSING).await;
+            tokio::time::sleep(Duration::from_millis(control.closing.load(Ordering::SeqCst))).await;
             control.finish("exit", false);
         });
     }
@@ -255,11 +309,11 @@ impl Control for FakeControl {
     }
 
     fn is_stopped(&self) -> bool {
-        false
+        self.stopped.load(Ordering::SeqCst)
     }
 
     fn private_bytes(&self) -> Option<u64> {
-        None
+        Some(self.private_bytes.load(Ordering::SeqCst))
     }
 
     fn environment(&self) -> &proto::EnvironmentDescription {

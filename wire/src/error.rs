@@ -118,6 +118,8 @@ codes! {
     SchemaMismatch = "schema_mismatch",
     /// The plan of a session is inconsistent.
     PlanInvalid = "plan_invalid",
+    /// An option of the session is out of its bounds.
+    OptionsInvalid = "options_invalid",
     /// No such session is open.
     SessionNotFound = "session_not_found",
     /// The session was closed or its input was finished.

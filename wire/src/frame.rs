@@ -4,7 +4,7 @@
 //! into protocol messages with chunks of at most [`CHUNK_BYTES`](crate::CHUNK_BYTES), the other puts them together and enforces the rules of
 //! `data.proto`. Neither copies a large body: chunks are slices of it.
 
-use crate::{CHUNK_BYTES, proto};
+use crate::{CHUNK_BYTES, MAX_HEADERS_BYTES, proto};
 use bytes::{Bytes, BytesMut};
 use std::{collections::VecDeque, fmt};
 
@@ -30,9 +30,25 @@ impl Frame {
         self.body_lengths.iter().sum()
     }
 
+    /// Bytes of the headers.
+    pub fn header_bytes(&self) -> u64 {
+        self.headers.iter().map(|header| header.len() as u64).sum()
+    }
+
     /// Bytes of headers and body: what a frame costs in credit.
     pub fn bytes(&self) -> u64 {
-        self.body_bytes() + self.headers.iter().map(|header| header.len() as u64).sum::<u64>()
+        self.body_bytes() + self.header_bytes()
+    }
+
+    /// Checks before it is sent that the headers fit in a message; one that is too large ends the stream with everything on it.
+    ///
+    /// # Errors
+    /// [`FrameError::TooLarge`].
+    pub fn sendable(self) -> Result<Self, FrameError> {
+        match self.header_bytes() {
+            bytes if bytes > MAX_HEADERS_BYTES => Err(FrameError::TooLarge("header bytes", bytes, MAX_HEADERS_BYTES)),
+            _ => Ok(self),
+        }
     }
 
     /// Cuts the frame into messages: the first with the headers and, if the body is small, all of it; then chunks.
@@ -246,6 +262,14 @@ mod tests {
         let large = frame(&[GATHER_BYTES * 2]);
         let at = large.body[0].as_ptr();
         assert_eq!(large.into_messages().next().unwrap().chunk.as_ptr(), at);
+    }
+
+    #[test]
+    fn headers_that_fit_in_no_message_are_refused_before_they_are_sent() {
+        let of = |bytes: u64| Frame { headers: vec![Bytes::from(vec![0; bytes as usize])], body_lengths: vec![0], ..Frame::default() };
+        assert!(of(MAX_HEADERS_BYTES).sendable().is_ok());
+        let error = of(MAX_HEADERS_BYTES + 1).sendable().unwrap_err();
+        assert_eq!(error, FrameError::TooLarge("header bytes", MAX_HEADERS_BYTES + 1, MAX_HEADERS_BYTES));
     }
 
     #[test]

@@ -25,6 +25,9 @@ pub const CHUNK_BYTES: usize = 256 * 1024;
 /// Largest gRPC message either end accepts, in bytes: a chunk, or the headers of a very wide batch.
 pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 
+/// Largest sum of a frame's headers, in bytes: they travel in one message, which may hold a chunk and metrics beside them.
+pub const MAX_HEADERS_BYTES: u64 = (MAX_MESSAGE_BYTES - 2 * CHUNK_BYTES) as u64;
+
 /// HTTP/2 flow-control window of a stream, in bytes. Credits are the back-pressure; windows only must not get in their way.
 pub const STREAM_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 

@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 use pillion_wire::error::Code;
 use pillion_wire::frame::{Frame, FrameLimits};
 use pillion_wire::ipc::{Decoder, Encoder};
-use pillion_wire::proto;
+use pillion_wire::{MAX_HEADERS_BYTES, proto};
 use proto::worker_data::Message;
 use pyo3::prelude::*;
 
+use super::Broken;
 use super::execute::{Executed, Executor, Failure, unannounced};
 use super::failure;
 use super::logs::Queue;
 use super::plans::Plan;
-use super::Broken;
 
 /// Runs what the sidecar asks for, on the Python thread.
 pub struct Frames {
@@ -118,10 +118,7 @@ impl Frames {
 
 fn codec(plan: &Plan) -> Result<Codec, Failure> {
     let unsupported = |error: arrow_schema::ArrowError| failure::error(Code::UnsupportedType, error.to_string());
-    Ok(Codec {
-        decoder: Decoder::new(&plan.input).map_err(unsupported)?,
-        encoder: Encoder::new(plan.output.clone()).map_err(unsupported)?,
-    })
+    Ok(Codec { decoder: Decoder::new(&plan.input).map_err(unsupported)?, encoder: Encoder::new(plan.output.clone()).map_err(unsupported)? })
 }
 
 /// A duration in nanoseconds.
@@ -135,6 +132,8 @@ fn check_size(frame: Frame, limits: FrameLimits) -> Result<Frame, Failure> {
         ("rows", frame.rows, limits.rows)
     } else if frame.bytes() > limits.bytes {
         ("bytes", frame.bytes(), limits.bytes)
+    } else if frame.header_bytes() > MAX_HEADERS_BYTES {
+        ("header bytes", frame.header_bytes(), MAX_HEADERS_BYTES)
     } else {
         return Ok(frame);
     };
