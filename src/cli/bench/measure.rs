@@ -147,17 +147,15 @@ async fn send(
     last: Arc<AtomicU64>,
     until: Instant,
 ) -> Result<SessionInput, Error> {
-    let mut sent = 0;
-    for batch in work.batches.iter().cycle() {
+    for (sent, batch) in work.batches.iter().cycle().enumerate() {
         if let Ok(permit) = permits.acquire().await {
             permit.forget();
         }
         let over = Instant::now() >= until;
         if over {
-            last.store(sent + 1, Ordering::Release);
+            last.store(sent as u64 + 1, Ordering::Release);
         }
         input.send(batch.clone()).await?;
-        sent += 1;
         if over {
             break;
         }
