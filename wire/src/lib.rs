@@ -5,6 +5,7 @@
 pub mod error;
 pub mod frame;
 pub mod ipc;
+pub mod shm;
 
 /// The messages and service traits generated from `proto/pillion/v1`.
 pub mod proto {
