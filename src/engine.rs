@@ -7,7 +7,7 @@ use crate::{
     pool::{Pool, PoolLimits},
     server::fn_service::FnEndpoint,
     session::{self, Ids, OpenRequest, Session},
-    worker::process::{LaunchLimits, LaunchSpec, Launcher, OutputLimits, link::ProcessFactory},
+    worker::process::{LaunchLimits, LaunchSpec, Launcher, OutputLimits, link::ProcessFactory, ring_door::Memory},
 };
 use pillion_wire::proto;
 use std::{
@@ -25,6 +25,7 @@ pub struct Engine {
     config: Config,
     environments: Environments,
     endpoint: FnEndpoint,
+    memory: Arc<Memory>,
     pools: Mutex<HashMap<String, Arc<Pool>>>,
     sessions: Mutex<HashMap<String, Weak<Session>>>,
     session_ids: AtomicU64,
@@ -41,9 +42,11 @@ impl Engine {
     /// # Errors
     /// If the cache or runtime folder cannot be used.
     pub async fn start(config: Config) -> Result<Arc<Engine>> {
+        let memory = Memory::new(config.shm.clone(), &config.limits);
         Ok(Arc::new(Engine {
             environments: Environments::new(&config)?,
-            endpoint: FnEndpoint::bind(&config.runtime_dir, &config.limits)?,
+            endpoint: FnEndpoint::bind(&config.runtime_dir, &config.limits, &memory)?,
+            memory,
             config,
             pools: Mutex::default(),
             sessions: Mutex::default(),

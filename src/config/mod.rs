@@ -8,6 +8,7 @@
 mod listen;
 mod load;
 mod places;
+mod shm;
 pub mod units;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 pub use listen::Listen;
 pub use load::{Flags, load, unknown_variables};
 pub use places::{private_dir, session_dir};
+pub use shm::{ShmConfig, Spin};
 
 use crate::environment::Start;
 
@@ -36,6 +38,7 @@ pub struct Config {
     pub server: ServerConfig,
     pub pool: PoolConfig,
     pub limits: Limits,
+    pub shm: ShmConfig,
     pub functions: FunctionsConfig,
     pub metrics: MetricsConfig,
     pub log: LogConfig,
@@ -51,6 +54,7 @@ impl Default for Config {
             server: ServerConfig::default(),
             pool: PoolConfig::default(),
             limits: Limits::default(),
+            shm: ShmConfig::default(),
             functions: FunctionsConfig::default(),
             metrics: MetricsConfig::default(),
             log: LogConfig::default(),

@@ -31,6 +31,9 @@ pub const STREAM_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 /// HTTP/2 flow-control window of a connection, in bytes.
 pub const CONNECTION_WINDOW_BYTES: u32 = 32 * 1024 * 1024;
 
+/// The capability of sharing memory.
+pub const CAPABILITY_SHM: &str = "shm";
+
 /// gRPC metadata keys by which a worker proves who it is.
 pub mod metadata {
     /// The id the sidecar gave the worker.

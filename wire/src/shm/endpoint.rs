@@ -220,6 +220,14 @@ impl Endpoint {
         Ok(self.consumer.doze()? && (self.flushed == self.pending.len() || self.producer.doze()?))
     }
 
+    /// Says that this end waits for room only; false if there is some by now.
+    ///
+    /// # Errors
+    /// As [`Endpoint::send`].
+    pub fn must_wait_for_room(&mut self) -> Result<bool, Broken> {
+        Ok(self.flushed < self.pending.len() && self.producer.doze()?)
+    }
+
     /// This end is awake again.
     ///
     /// # Errors

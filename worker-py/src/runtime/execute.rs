@@ -118,7 +118,8 @@ impl<'a> Executor<'a> {
             Some(Err(error)) => return Ok(failed(error.clone())),
             None => return Err(Broken(format!("a batch arrived for plan {id}, which was not prepared"))),
         };
-        let input = match plan.decoder.decode(frame) {
+        // In place: the sidecar is whom this process serves, and nothing can write to a slot while it is lent.
+        let input = match plan.decoder.decode_in_place(frame) {
             Ok(input) => input,
             Err(error) => {
                 let broken = Broken::new("the batch cannot be decoded", error);
