@@ -9,7 +9,7 @@ use crate::{
     session::{self, Ids, OpenRequest, Session},
     worker::{
         WorkerFactory,
-        process::{LaunchLimits, LaunchSpec, Launcher, OutputLimits, link::ProcessFactory},
+        process::{LaunchLimits, LaunchSpec, Launcher, OutputLimits, link::ProcessFactory, ring_door::Memory},
         thread::{ResultLimits, ThreadFactory},
     },
 };
@@ -29,6 +29,7 @@ pub struct Engine {
     config: Config,
     environments: Environments,
     endpoint: FnEndpoint,
+    memory: Arc<Memory>,
     pools: Mutex<HashMap<String, Arc<Pool>>>,
     sessions: Mutex<HashMap<String, Weak<Session>>>,
     /// Sessions that are being opened; changed under the lock of `sessions`.
@@ -47,9 +48,11 @@ impl Engine {
     /// # Errors
     /// If the cache or runtime folder cannot be used.
     pub async fn start(config: Config) -> Result<Arc<Engine>> {
+        let memory = Memory::new(config.shm.clone(), &config.limits);
         Ok(Arc::new(Engine {
             environments: Environments::new(&config)?,
-            endpoint: FnEndpoint::bind(&config.runtime_dir, &config.limits)?,
+            endpoint: FnEndpoint::bind(&config.runtime_dir, &config.limits, &memory)?,
+            memory,
             config,
             pools: Mutex::default(),
             sessions: Mutex::default(),

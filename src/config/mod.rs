@@ -9,6 +9,7 @@ mod listen;
 mod load;
 mod modes;
 mod places;
+mod shm;
 pub mod units;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 pub use listen::Listen;
 pub use load::{Flags, load, unknown_variables};
 pub use places::{private_dir, session_dir};
+pub use shm::{ShmConfig, Spin};
 
 use crate::environment::{Mode, Start};
 
@@ -37,6 +39,7 @@ pub struct Config {
     pub server: ServerConfig,
     pub pool: PoolConfig,
     pub limits: Limits,
+    pub shm: ShmConfig,
     pub functions: FunctionsConfig,
     pub metrics: MetricsConfig,
     pub log: LogConfig,
@@ -52,6 +55,7 @@ impl Default for Config {
             server: ServerConfig::default(),
             pool: PoolConfig::default(),
             limits: Limits::default(),
+            shm: ShmConfig::default(),
             functions: FunctionsConfig::default(),
             metrics: MetricsConfig::default(),
             log: LogConfig::default(),

@@ -322,7 +322,12 @@ impl Open {
         match answer {
             Answer::Batch { seq, result, timing, metrics, refund } => {
                 self.owed = self.owed.plus(refund);
-                let result = result.and_then(|batch| batch.into_frame(&mut self.encoder).map_err(|error| error.at(seq)));
+                let result = result.and_then(|batch| {
+                    let frame = batch.into_frame(&mut self.encoder).map_err(|error| error.at(seq))?;
+                    frame
+                        .into_inline()
+                        .map_err(|error| Error::new(Code::SystemRefused, format!("a result cannot be read: {error}")).at(seq))
+                });
                 let message = match result {
                     Ok(frame) => {
                         let mut messages = frame.into_messages();

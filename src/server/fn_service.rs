@@ -3,9 +3,14 @@
 use crate::{
     config::{Limits, session_dir},
     error::{Code, Error, Result},
-    worker::process::registry::{ControlOut, DataOut, Registry},
+    worker::process::{
+        registry::{ControlOut, DataOut, Registry},
+        ring_door::{Memory, RingDoor},
+    },
 };
-use pillion_wire::{CONNECTION_WINDOW_BYTES, MAX_MESSAGE_BYTES, PROTOCOL_VERSION, STREAM_WINDOW_BYTES, metadata, proto};
+use pillion_wire::{
+    CONNECTION_WINDOW_BYTES, MAX_MESSAGE_BYTES, PROTOCOL_VERSION, STREAM_WINDOW_BYTES, metadata, proto, shm::packet::ring_address,
+};
 use std::{fs::Permissions, os::unix::fs::PermissionsExt, path::Path, pin::Pin, sync::Arc};
 use tempfile::TempDir;
 use tokio::{net::UnixListener, task::AbortHandle};
@@ -25,14 +30,15 @@ pub struct FnEndpoint {
     address: String,
     registry: Arc<Registry>,
     server: AbortHandle,
+    _rings: Option<RingDoor>,
 }
 
 impl FnEndpoint {
-    /// Listens on a fresh socket below `runtime_dir`.
+    /// Listens on a fresh socket below `runtime_dir`, and offers rings beside it if `memory` says so.
     ///
     /// # Errors
     /// [`Code::ListenFailed`].
-    pub fn bind(runtime_dir: &Path, limits: &Limits) -> Result<Self> {
+    pub fn bind(runtime_dir: &Path, limits: &Limits, memory: &Arc<Memory>) -> Result<Self> {
         let folder = session_dir(runtime_dir)?;
         let failed = |what: &Path, error: std::io::Error| {
             Error::new(Code::ListenFailed, format!("`{}` cannot be made: {error}", what.display()))
@@ -41,7 +47,10 @@ impl FnEndpoint {
         let path = folder.path().join("fn.sock");
         let listener = UnixListener::bind(&path).map_err(|error| failed(&path, error))?;
         std::fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(|error| failed(&path, error))?;
-        let registry = Arc::new(Registry::new(limits));
+        let registry = Arc::new(Registry::new(limits, memory.config.enabled));
+        let rings = memory.config.enabled.then(|| RingDoor::open(&ring_address(&path), registry.clone(), memory.clone()));
+        // Without them the workers use their data streams.
+        let rings = rings.and_then(|rings| rings.inspect_err(|error| tracing::warn!("no shared memory for workers: {error}")).ok());
         let service = proto::fn_server::FnServer::new(FnService { registry: registry.clone() })
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
@@ -56,7 +65,13 @@ impl FnEndpoint {
                 tracing::error!("the endpoint for workers failed: {error}");
             }
         });
-        Ok(FnEndpoint { address: format!("unix:{}", path.display()), _folder: folder, registry, server: server.abort_handle() })
+        Ok(FnEndpoint {
+            address: format!("unix:{}", path.display()),
+            _folder: folder,
+            registry,
+            server: server.abort_handle(),
+            _rings: rings,
+        })
     }
 
     /// What workers are told to connect to.
@@ -115,7 +130,7 @@ impl proto::fn_server::Fn for FnService {
         let limits = self.registry.limits();
         Ok(Response::new(proto::ProvisionInfo {
             protocol_version: PROTOCOL_VERSION,
-            capabilities: vec![],
+            capabilities: self.registry.capabilities(),
             max_batch_bytes: limits.bytes,
             max_batch_rows: limits.rows,
             min_log_level: 0,

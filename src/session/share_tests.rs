@@ -36,7 +36,7 @@ async fn session(pool: &Arc<Pool>, plan: u64, weight: u32) -> Arc<Session> {
 /// Queues `count` batches that take so many milliseconds each, behind the `before` that were sent.
 fn send(session: &Arc<Session>, before: u64, count: u64, millis: u64) {
     for seq in before + 1..=before + count {
-        let frame = Frame { headers: vec![], body_lengths: vec![], body: vec![], rows: millis };
+        let frame = Frame { headers: vec![], body_lengths: vec![], body: Default::default(), rows: millis };
         session.push(seq, Input::Batch(frame.into())).unwrap();
     }
 }

@@ -49,7 +49,7 @@ fn request(options: proto::SessionOptions) -> OpenRequest {
 }
 
 fn frame(seq: u64) -> Frame {
-    Frame { headers: vec![seq.to_le_bytes().to_vec().into()], body_lengths: vec![0], body: vec![], rows: seq }
+    Frame { headers: vec![seq.to_le_bytes().to_vec().into()], body_lengths: vec![0], body: Default::default(), rows: seq }
 }
 
 impl Bench {

@@ -4,9 +4,9 @@
 //! into protocol messages with chunks of at most [`CHUNK_BYTES`](crate::CHUNK_BYTES), the other puts them together and enforces the rules of
 //! `data.proto`. Neither copies a large body: chunks are slices of it.
 
-use crate::{CHUNK_BYTES, MAX_HEADERS_BYTES, proto};
+use crate::{CHUNK_BYTES, MAX_HEADERS_BYTES, proto, shm::Slot};
 use bytes::{Bytes, BytesMut};
-use std::{collections::VecDeque, fmt};
+use std::{collections::VecDeque, fmt, io};
 
 /// Bodies below this size are gathered into one piece; above, each piece travels as it lies.
 const GATHER_BYTES: usize = 32 * 1024;
@@ -18,10 +18,35 @@ pub struct Frame {
     pub headers: Vec<Bytes>,
     /// Length of each message's body, padded.
     pub body_lengths: Vec<u64>,
-    /// The bodies one after the other, in pieces of any size.
-    pub body: Vec<Bytes>,
+    /// The bodies one after the other.
+    pub body: Body,
     /// Rows of the record batch.
     pub rows: u64,
+}
+
+/// Where the body of a frame lies.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Body {
+    /// In memory of this process, in pieces of any size.
+    Inline(Vec<Bytes>),
+    /// In a slot of shared memory, which the frame keeps in use.
+    Slot(Slot),
+}
+
+impl Body {
+    /// The pieces of an inline body; none of a slot, which is not read without its arena.
+    pub fn pieces(&self) -> &[Bytes] {
+        match self {
+            Body::Inline(pieces) => pieces,
+            Body::Slot(_) => &[],
+        }
+    }
+}
+
+impl Default for Body {
+    fn default() -> Self {
+        Body::Inline(Vec::new())
+    }
 }
 
 impl Frame {
@@ -51,12 +76,32 @@ impl Frame {
         }
     }
 
-    /// Cuts the frame into messages: the first with the headers and, if the body is small, all of it; then chunks.
+    /// The same frame with its body in memory of this process: for an end that does not share the arena.
+    ///
+    /// # Errors
+    /// If the arena cannot be mapped.
+    pub fn into_inline(self) -> io::Result<Frame> {
+        let body = match self.body {
+            Body::Slot(slot) => Body::Inline(vec![slot.copy()?.into()]),
+            inline => inline,
+        };
+        Ok(Frame { body, ..self })
+    }
+
+    /// Cuts the frame into messages: the first with the headers and, if the body is small or in a slot, all of it; then chunks. With a slot the other end must
+    /// share its arena, and the frame must live until that end has released it.
     pub fn into_messages(self) -> Messages {
         let body_length = self.body_bytes();
         let mut first =
             proto::Frame { headers: self.headers, body_lengths: self.body_lengths, body_length, rows: self.rows, ..Default::default() };
-        let mut chunks = chunks(self.body);
+        let pieces = match self.body {
+            Body::Inline(pieces) => pieces,
+            Body::Slot(slot) => {
+                first.slot = Some(slot.reference());
+                Vec::new()
+            }
+        };
+        let mut chunks = chunks(pieces);
         if chunks.len() == 1
             && let Some(only) = chunks.pop_front()
         {
@@ -141,6 +186,10 @@ pub enum FrameError {
     ChunkTooLarge(usize),
     /// A slot reference without the `shm` capability.
     SlotWithoutCapability,
+    /// A slot of an unknown arena, out of its range, stale, or in use.
+    SlotInvalid,
+    /// A slot of another length than the body, or beside a chunk.
+    SlotMisplaced,
 }
 
 impl fmt::Display for FrameError {
@@ -153,6 +202,8 @@ impl fmt::Display for FrameError {
             FrameError::TooLarge(what, value, limit) => write!(f, "a frame of {value} {what} is above the limit of {limit}"),
             FrameError::ChunkTooLarge(bytes) => write!(f, "a chunk of {bytes} bytes is above the limit of {CHUNK_BYTES}"),
             FrameError::SlotWithoutCapability => f.write_str("a slot reference arrived without the `shm` capability"),
+            FrameError::SlotInvalid => f.write_str("a reference to a slot is stale or lies outside of its arena"),
+            FrameError::SlotMisplaced => f.write_str("a slot does not hold exactly the body of its frame"),
         }
     }
 }
@@ -182,8 +233,25 @@ impl Assembler {
     /// # Errors
     /// [`FrameError`] for a message that breaks the rules; the stream should then be ended.
     pub fn push(&mut self, message: proto::Frame) -> Result<Option<Frame>, FrameError> {
-        if message.slot.is_some() {
-            return Err(FrameError::SlotWithoutCapability);
+        self.push_shared(message, |_| Err(FrameError::SlotWithoutCapability))
+    }
+
+    /// As [`Assembler::push`], for ends that share memory: `resolve` knows the arenas.
+    ///
+    /// # Errors
+    /// As [`Assembler::push`].
+    pub fn push_shared(
+        &mut self,
+        message: proto::Frame,
+        resolve: impl FnOnce(&proto::SlotRef) -> Result<Slot, FrameError>,
+    ) -> Result<Option<Frame>, FrameError> {
+        if let Some(slot) = &message.slot {
+            if message.headers.is_empty() || !message.chunk.is_empty() || slot.length != message.body_length || self.open.is_some() {
+                return Err(FrameError::SlotMisplaced);
+            }
+            let mut frame = self.begin(message.headers, message.body_lengths, message.body_length, message.rows)?;
+            frame.body = Body::Slot(resolve(slot)?);
+            return Ok(Some(frame));
         }
         if message.chunk.len() > CHUNK_BYTES {
             return Err(FrameError::ChunkTooLarge(message.chunk.len()));
@@ -199,7 +267,9 @@ impl Assembler {
         };
         if !message.chunk.is_empty() {
             missing = missing.checked_sub(message.chunk.len() as u64).ok_or(FrameError::BodyTooLong)?;
-            frame.body.push(message.chunk);
+            if let Body::Inline(pieces) = &mut frame.body {
+                pieces.push(message.chunk);
+            }
         }
         if missing == 0 {
             return Ok(Some(frame));
@@ -221,7 +291,7 @@ impl Assembler {
         if bytes > self.limits.bytes {
             return Err(FrameError::TooLarge("bytes", bytes, self.limits.bytes));
         }
-        Ok(Frame { headers, body_lengths, body: Vec::new(), rows })
+        Ok(Frame { headers, body_lengths, body: Body::default(), rows })
     }
 }
 
@@ -232,11 +302,11 @@ mod tests {
     fn frame(pieces: &[usize]) -> Frame {
         let body: Vec<Bytes> = pieces.iter().enumerate().map(|(i, &n)| Bytes::from(vec![i as u8; n])).collect();
         let length = pieces.iter().sum::<usize>() as u64;
-        Frame { headers: vec![Bytes::from_static(b"header")], body_lengths: vec![length], body, rows: 3 }
+        Frame { headers: vec![Bytes::from_static(b"header")], body_lengths: vec![length], body: Body::Inline(body), rows: 3 }
     }
 
     fn flat(frame: &Frame) -> Vec<u8> {
-        frame.body.iter().flat_map(|piece| piece.iter().copied()).collect()
+        frame.body.pieces().iter().flat_map(|piece| piece.iter().copied()).collect()
     }
 
     #[test]
@@ -260,7 +330,7 @@ mod tests {
     fn a_small_frame_is_one_message_and_large_chunks_are_not_copied() {
         assert_eq!(frame(&[8, 56, 8, 56]).into_messages().count(), 1);
         let large = frame(&[GATHER_BYTES * 2]);
-        let at = large.body[0].as_ptr();
+        let at = large.body.pieces()[0].as_ptr();
         assert_eq!(large.into_messages().next().unwrap().chunk.as_ptr(), at);
     }
 
@@ -301,7 +371,12 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(push(vec![wrapping]), Some(FrameError::LengthsDiffer));
-        assert_eq!(push(vec![proto::Frame { slot: Some(Default::default()), ..first(5, 1) }]), Some(FrameError::SlotWithoutCapability));
+        let slot = |length| Some(proto::SlotRef { length, ..Default::default() });
+        assert_eq!(push(vec![proto::Frame { slot: slot(5), ..first(5, 1) }]), Some(FrameError::SlotWithoutCapability));
+        assert_eq!(push(vec![proto::Frame { slot: slot(4), ..first(5, 1) }]), Some(FrameError::SlotMisplaced));
+        assert_eq!(push(vec![proto::Frame { slot: slot(1), ..chunk(1) }]), Some(FrameError::SlotMisplaced));
+        assert_eq!(push(vec![proto::Frame { slot: slot(5), chunk: vec![0; 5].into(), ..first(5, 1) }]), Some(FrameError::SlotMisplaced));
+        assert_eq!(push(vec![first(5, 1), proto::Frame { slot: slot(5), ..first(5, 1) }]), Some(FrameError::SlotMisplaced));
         assert_eq!(push(vec![first(5, 1), chunk(CHUNK_BYTES + 1)]), Some(FrameError::ChunkTooLarge(CHUNK_BYTES + 1)));
     }
 }

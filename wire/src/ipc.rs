@@ -3,7 +3,7 @@
 //! Encoding shares the array's buffers, it does not copy them; decoding gathers the body into one aligned buffer (one copy), validates it, and
 //! hands out arrays over that buffer.
 
-use crate::frame::Frame;
+use crate::frame::{Body, Frame};
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_buffer::{Buffer, MutableBuffer};
 use arrow_ipc::{
@@ -22,6 +22,9 @@ use std::{
 
 /// Continuation marker and metadata length before each message of an IPC stream.
 const PREFIX_BYTES: usize = 8;
+
+/// How Arrow aligns buffers, in bytes.
+const BODY_ALIGNMENT: usize = 64;
 
 /// Encodes a schema as an IPC schema message (flatbuffer without the stream's length prefix).
 pub fn schema_to_ipc(schema: &Schema) -> Bytes {
@@ -105,6 +108,7 @@ fn has_dictionary(data_type: &DataType) -> bool {
 /// Takes an IPC stream apart into headers and bodies.
 fn split(pieces: Vec<Buffer>, rows: u64) -> Result<Frame, ArrowError> {
     let mut frame = Frame { rows, ..Default::default() };
+    let mut body = Vec::new();
     let mut stream = Pieces { pieces: pieces.into_iter(), current: Buffer::default() };
     while let Some(prefix) = stream.gather(PREFIX_BYTES)? {
         let length = u32::from_le_bytes([prefix[4], prefix[5], prefix[6], prefix[7]]) as usize;
@@ -112,12 +116,13 @@ fn split(pieces: Vec<Buffer>, rows: u64) -> Result<Frame, ArrowError> {
         let message = root_as_message(&header).map_err(|error| ArrowError::IpcError(error.to_string()))?;
         let body_length = usize::try_from(message.bodyLength()).map_err(|_| truncated())?;
         let is_schema = message.header_type() == MessageHeader::Schema;
-        stream.share(body_length, &mut frame.body)?;
+        stream.share(body_length, &mut body)?;
         if !is_schema {
             frame.body_lengths.push(body_length as u64);
             frame.headers.push(header);
         }
     }
+    frame.body = Body::Inline(body);
     Ok(frame)
 }
 
@@ -194,14 +199,30 @@ impl Decoder {
     /// # Errors
     /// [`ArrowError`] if headers and body do not describe a batch of this schema.
     pub fn decode(&self, frame: &Frame) -> Result<RecordBatch, ArrowError> {
+        self.decode_body(frame, gather(frame)?)
+    }
+
+    /// As [`Decoder::decode`], but arrays lie in the frame's slot, if it has one, and keep that in use. Only for whoever trusts the owner of the arena: what it
+    /// changes after the validation is not noticed.
+    ///
+    /// # Errors
+    /// As [`Decoder::decode`].
+    pub fn decode_in_place(&self, frame: &Frame) -> Result<RecordBatch, ArrowError> {
+        let body = match &frame.body {
+            Body::Slot(slot) => checked(frame, slot.view()?)?,
+            Body::Inline(_) => gather(frame)?,
+        };
+        self.decode_body(frame, body)
+    }
+
+    fn decode_body(&self, frame: &Frame, body: Buffer) -> Result<RecordBatch, ArrowError> {
         // `check` refuses what the reader is known to panic on; what it may still assert about damaged input must not take its caller down.
-        catch_unwind(AssertUnwindSafe(|| decode_parts(frame, &self.schema)))
+        catch_unwind(AssertUnwindSafe(|| decode_parts(frame, &self.schema, &body)))
             .unwrap_or_else(|_| Err(ArrowError::IpcError("the batch is damaged".into())))
     }
 }
 
-fn decode_parts(frame: &Frame, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
-    let body = gather(frame)?;
+fn decode_parts(frame: &Frame, schema: &SchemaRef, body: &Buffer) -> Result<RecordBatch, ArrowError> {
     let mut dictionaries: HashMap<i64, ArrayRef> = HashMap::new();
     let mut at = 0usize;
     let mut batch = None;
@@ -251,17 +272,30 @@ fn wrong(what: &str) -> ArrowError {
     ArrowError::IpcError(format!("the header holds no {what}"))
 }
 
-/// Copies the pieces of the body into one 64-byte aligned buffer.
+/// Copies the body into one 64-byte aligned buffer; one piece of memory that is aligned is taken as it is.
 fn gather(frame: &Frame) -> Result<Buffer, ArrowError> {
-    let length: usize = frame.body.iter().map(Bytes::len).sum();
-    if length as u64 != frame.body_bytes() || frame.headers.len() != frame.body_lengths.len() {
-        return Err(ArrowError::IpcError("the body of the frame has another length than announced".into()));
+    let pieces = match &frame.body {
+        Body::Slot(slot) => return checked(frame, slot.copy()?),
+        Body::Inline(pieces) => pieces,
+    };
+    if let [only] = pieces.as_slice()
+        && only.as_ptr().addr().is_multiple_of(BODY_ALIGNMENT)
+    {
+        return checked(frame, only.clone().into());
     }
+    let length: usize = pieces.iter().map(Bytes::len).sum();
     let mut body = MutableBuffer::with_capacity(length);
-    for piece in &frame.body {
+    for piece in pieces {
         body.extend_from_slice(piece);
     }
-    Ok(body.into())
+    checked(frame, body.into())
+}
+
+fn checked(frame: &Frame, body: Buffer) -> Result<Buffer, ArrowError> {
+    if body.len() as u64 != frame.body_bytes() || frame.headers.len() != frame.body_lengths.len() {
+        return Err(ArrowError::IpcError("the body of the frame has another length than announced".into()));
+    }
+    Ok(body)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 pub mod error;
 pub mod frame;
 pub mod ipc;
+pub mod shm;
 pub mod table;
 
 /// The messages and service traits generated from `proto/pillion/v1`.
@@ -33,6 +34,9 @@ pub const STREAM_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 
 /// HTTP/2 flow-control window of a connection, in bytes.
 pub const CONNECTION_WINDOW_BYTES: u32 = 32 * 1024 * 1024;
+
+/// The capability of sharing memory.
+pub const CAPABILITY_SHM: &str = "shm";
 
 /// gRPC metadata keys by which a worker proves who it is.
 pub mod metadata {

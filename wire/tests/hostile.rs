@@ -4,7 +4,7 @@
 use arrow_array::{Array, ArrayRef, Int64Array, ListArray, RecordBatch, StringArray, StringViewArray, types::Int32Type};
 use bytes::Bytes;
 use pillion_wire::{
-    frame::{Assembler, Frame, FrameLimits},
+    frame::{Assembler, Body, Frame, FrameLimits},
     ipc::{Decoder, Encoder, schema_from_ipc, schema_to_ipc},
     proto,
 };
@@ -48,7 +48,7 @@ fn batch() -> RecordBatch {
 fn encoded() -> (Frame, Vec<u8>) {
     let batch = batch();
     let frame = Encoder::new(batch.schema()).unwrap().encode(&batch).unwrap();
-    let body = frame.body.iter().flat_map(|piece| piece.iter().copied()).collect();
+    let body = frame.body.pieces().iter().flat_map(|piece| piece.iter().copied()).collect();
     (frame, body)
 }
 
@@ -62,7 +62,7 @@ proptest! {
             match assembler.push(message) {
                 Ok(Some(frame)) => {
                     prop_assert!(frame.bytes() <= LIMITS.bytes && frame.rows <= LIMITS.rows);
-                    prop_assert_eq!(frame.body.iter().map(|piece| piece.len() as u64).sum::<u64>(), frame.body_bytes());
+                    prop_assert_eq!(frame.body.pieces().iter().map(|piece| piece.len() as u64).sum::<u64>(), frame.body_bytes());
                     // Almost never a batch, but never a panic either.
                     let _ = Decoder::new(&batch().schema()).unwrap().decode(&frame);
                 }
@@ -85,7 +85,7 @@ proptest! {
             target[at] = byte;
         }
         frame.headers[0] = header.into();
-        frame.body = vec![body.into()];
+        frame.body = Body::Inline(vec![body.into()]);
         if let Ok(batch) = Decoder::new(&batch().schema()).unwrap().decode(&frame) {
             for column in batch.columns() {
                 column.to_data().validate_full().unwrap();

@@ -14,9 +14,12 @@ pub mod logs;
 pub mod message;
 mod outgoing;
 mod plans;
+mod ring;
 mod stacks;
 
 use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
@@ -24,6 +27,7 @@ use std::time::Duration;
 
 use pillion_wire::proto;
 use pyo3::prelude::*;
+use rustix::event::EventfdFlags;
 use tokio::sync::oneshot;
 
 pub use frames::nanoseconds;
@@ -31,7 +35,7 @@ pub use logs::log;
 
 use crate::process::{self, Thread};
 use connect::Identity;
-use control::{Control, End};
+use control::{Control, End, EndSignal};
 
 /// How long the last log records may take on their way at the end.
 const FLUSH: Duration = Duration::from_secs(2);
@@ -62,6 +66,8 @@ struct Wires {
     open: oneshot::Sender<()>,
     /// Control to data: stop.
     end: oneshot::Receiver<End>,
+    /// Rung when there is something in `end`, for a data side that waits without a runtime.
+    end_bell: Arc<OwnedFd>,
 }
 
 /// Connects to the sidecar and executes its batches until it says to stop or is gone; returns the exit status.
@@ -94,6 +100,7 @@ pub fn run(
     let (provision_in, provision) = oneshot::channel();
     let (open, open_out) = oneshot::channel();
     let (end_in, end) = oneshot::channel();
+    let end_bell = Arc::new(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io::Error::from)?);
     let (done, done_out) = oneshot::channel();
     let (flushed_in, flushed) = mpsc::channel();
     let control = Control {
@@ -103,7 +110,7 @@ pub fn run(
         stacks: stacks::Stacks::new(stacks_fd.and_then(process::take_descriptor), Thread::current(), stacks_signal),
         provision: provision_in,
         open: open_out,
-        end: end_in,
+        end: EndSignal::new(end_in, end_bell.clone()),
         done: done_out,
     };
     thread::Builder::new().name("pillion-control".into()).spawn(move || {
@@ -113,7 +120,7 @@ pub fn run(
         });
     })?;
 
-    let outcome = py.detach(|| data::serve(&identity, &runtime, &queue, Wires { provision, open, end }));
+    let outcome = py.detach(|| data::serve(&identity, &runtime, &queue, Wires { provision, open, end, end_bell }));
     runtime.bind(py).call_method0("close")?;
     drop(runtime);
     logs::install(None);

@@ -1,11 +1,12 @@
-//! The link to a worker process: frames cross on its data stream, questions on its control stream (hop 6).
+//! The link to a worker process: frames cross over rings and slots, or on its data stream; questions on its control stream (hop 6).
 //!
 //! A worker is expected before its process is started (`Registry::expect`); the Fn service hands over the streams that it opens. [`ProcessFactory`] puts process and
 //! streams together into a [`ProcessWorker`].
 
 use super::{
     Child, ExitCause, Launcher,
-    registry::{Entry, Expectation, Questions, Registry},
+    registry::{Entry, Expectation, Inbound, Questions, Registry},
+    ring_link::RingLink,
 };
 use crate::{
     batch::Batch,
@@ -13,7 +14,7 @@ use crate::{
     worker::{BoxFuture, Control, Cost, FromWorker, KillCause, Lost, ToWorker, Worker, WorkerFactory},
 };
 use pillion_wire::{
-    frame::Assembler,
+    frame::{Assembler, Frame},
     ipc::Encoder,
     proto::{self, sidecar_control, sidecar_data, worker_data},
 };
@@ -78,8 +79,15 @@ impl ProcessFactory {
         }
         let environment = hello.environment.unwrap_or_default();
         let control = Arc::new(ProcessControl { child, out: control_out, stacks, environment, _entry: entry });
+        let link = match inbound {
+            Inbound::Stream(inbound) => Link::Stream { out: data_out, inbound: Box::new(inbound) },
+            Inbound::Ring(ring) => {
+                let child = control.child.clone();
+                Link::Ring { ring, exited: Box::pin(async move { _ = child.wait().await }) }
+            }
+        };
         let assembler = Assembler::new(self.registry.limits());
-        Ok(Box::new(ProcessWorker { id, out: data_out, inbound, assembler, open: None, encoder: None, control, ending: None }))
+        Ok(Box::new(ProcessWorker { id, link, assembler, open: None, encoder: None, control, ending: None }))
     }
 }
 
@@ -120,11 +128,18 @@ impl WorkerFactory for ProcessFactory {
     }
 }
 
-/// A worker process with its data stream.
+/// How data crosses.
+enum Link {
+    /// On a gRPC stream.
+    Stream { out: mpsc::UnboundedSender<proto::SidecarData>, inbound: Box<Streaming<proto::WorkerData>> },
+    /// Over rings, which do not break when the process ends.
+    Ring { ring: Box<RingLink>, exited: BoxFuture<'static, ()> },
+}
+
+/// A worker process with its data.
 struct ProcessWorker {
     id: String,
-    out: mpsc::UnboundedSender<proto::SidecarData>,
-    inbound: Streaming<proto::WorkerData>,
+    link: Link,
     assembler: Assembler,
     /// What the first message of the frame in the assembler said beside it.
     open: Option<(u64, Cost, Vec<proto::MetricDelta>)>,
@@ -135,28 +150,65 @@ struct ProcessWorker {
     ending: Option<BoxFuture<'static, Lost>>,
 }
 
+impl Link {
+    /// Sends a message; gives why the worker broke the protocol. One that is gone is noticed by the next [`Link::poll_next`].
+    fn tell(&mut self, seq: u64, plan_id: u64, message: sidecar_data::Message) -> Result<(), String> {
+        match self {
+            Link::Stream { out, .. } => {
+                // A closed channel means that the worker is gone.
+                let _ = out.send(proto::SidecarData { seq, plan_id, message: Some(message), ..Default::default() });
+                Ok(())
+            }
+            Link::Ring { ring, .. } => ring.tell(seq, plan_id, message).map_err(|broken| broken.to_string()),
+        }
+    }
+
+    fn send_batch(&mut self, seq: u64, plan_id: u64, frame: Frame) -> Result<(), String> {
+        match self {
+            Link::Stream { .. } => {
+                let frame = frame.into_inline().map_err(|error| error.to_string())?;
+                frame.into_messages().try_for_each(|message| self.tell(seq, plan_id, sidecar_data::Message::Batch(message)))
+            }
+            Link::Ring { ring, .. } => ring.send_batch(seq, plan_id, frame).map_err(|broken| broken.to_string()),
+        }
+    }
+
+    /// The next message; `None` once there will be no more.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<proto::WorkerData, String>>> {
+        match self {
+            Link::Stream { inbound, .. } => Pin::new(inbound).poll_next(cx).map(|message| message.and_then(Result::ok).map(Ok)),
+            Link::Ring { ring, exited } => match ring.poll_recv(cx) {
+                Poll::Pending if exited.as_mut().poll(cx).is_ready() => {
+                    *exited = Box::pin(std::future::ready(()));
+                    // What it said before its end still counts.
+                    Poll::Ready(ring.try_recv().ok().flatten().map(Ok))
+                }
+                polled => polled.map(|message| Some(message.map_err(|broken| broken.to_string()))),
+            },
+        }
+    }
+}
+
 impl Worker for ProcessWorker {
     fn id(&self) -> &str {
         &self.id
     }
 
     fn send(&mut self, message: ToWorker) {
-        // A closed channel means that the worker is gone, which the next `poll_recv` reports.
-        let send = |seq, plan_id, message| drop(self.out.send(proto::SidecarData { seq, plan_id, message: Some(message) }));
-        match message {
-            ToWorker::Prepare { plan_id, prepare } => send(0, plan_id, sidecar_data::Message::Prepare((*prepare).clone())),
-            ToWorker::Release { plan_id } => send(0, plan_id, sidecar_data::Message::Release(proto::Release {})),
+        let sent = match message {
+            ToWorker::Prepare { plan_id, prepare } => self.link.tell(0, plan_id, sidecar_data::Message::Prepare((*prepare).clone())),
+            ToWorker::Release { plan_id } => self.link.tell(0, plan_id, sidecar_data::Message::Release(proto::Release {})),
             ToWorker::Describe { function } => {
-                send(0, 0, sidecar_data::Message::Describe(proto::DescribeFunction { function: Some(function) }));
+                self.link.tell(0, 0, sidecar_data::Message::Describe(proto::DescribeFunction { function: Some(function) }))
             }
             ToWorker::Batch { plan_id, seq, batch } => match batch.into_frame(&mut self.encoder) {
-                Ok(frame) => frame.into_messages().for_each(|message| send(seq, plan_id, sidecar_data::Message::Batch(message))),
+                Ok(frame) => self.link.send_batch(seq, plan_id, frame),
                 // Cannot be: a session opens only with a schema that can be encoded. Left unanswered it would hang.
-                Err(error) => {
-                    tracing::error!(worker = self.id, "a batch cannot be encoded: {error}");
-                    self.control.kill(KillCause::Protocol);
-                }
+                Err(error) => Err(format!("a batch cannot be encoded: {error}")),
             },
+        };
+        if let Err(why) = sent {
+            self.broken(&why);
         }
     }
 
@@ -165,17 +217,13 @@ impl Worker for ProcessWorker {
             if let Some(ending) = &mut self.ending {
                 return ending.as_mut().poll(cx).map(Err);
             }
-            match Pin::new(&mut self.inbound).poll_next(cx) {
-                Poll::Ready(Some(Ok(message))) => match self.take(message) {
+            match self.link.poll_next(cx) {
+                Poll::Ready(Some(message)) => match message.and_then(|message| self.take(message)) {
                     Ok(Some(message)) => return Poll::Ready(Ok(message)),
                     Ok(None) => {}
-                    Err(why) => {
-                        tracing::warn!(worker = self.id, "the worker broke the protocol: {why}");
-                        self.control.kill(KillCause::Protocol);
-                        self.ending = Some(self.control.gone());
-                    }
+                    Err(why) => self.broken(&why),
                 },
-                Poll::Ready(_) => self.ending = Some(Box::pin(disconnected(self.control.child.clone()))),
+                Poll::Ready(None) => self.ending = Some(Box::pin(disconnected(self.control.child.clone()))),
                 Poll::Pending => return Poll::Pending,
             }
         }
@@ -187,9 +235,16 @@ impl Worker for ProcessWorker {
 }
 
 impl ProcessWorker {
+    /// Ends a worker that cannot be understood.
+    fn broken(&mut self, why: &str) {
+        tracing::warn!(worker = self.id, "the worker broke the protocol: {why}");
+        self.control.kill(KillCause::Protocol);
+        self.ending = Some(self.control.gone());
+    }
+
     /// Puts messages together; gives an answer when it is complete.
     fn take(&mut self, message: proto::WorkerData) -> Result<Option<FromWorker>, String> {
-        let proto::WorkerData { seq, plan_id: _, convert_ns, user_ns, metrics, message } = message;
+        let proto::WorkerData { seq, plan_id: _, convert_ns, user_ns, metrics, message, released: _ } = message;
         let cost = Cost { convert_ns, user_ns };
         if self.open.is_some() && !matches!(message, Some(worker_data::Message::Result(_))) {
             return Err("another message inside a frame".into());
@@ -197,7 +252,11 @@ impl ProcessWorker {
         match message {
             Some(worker_data::Message::Result(frame)) => {
                 let (seq, cost, metrics) = self.open.take().unwrap_or((seq, cost, metrics));
-                match self.assembler.push(frame).map_err(|error| error.to_string())? {
+                let pushed = match &mut self.link {
+                    Link::Stream { .. } => self.assembler.push(frame),
+                    Link::Ring { ring, .. } => self.assembler.push_shared(frame, |slot| ring.resolve(slot)),
+                };
+                match pushed.map_err(|error| error.to_string())? {
                     Some(frame) => Ok(Some(FromWorker::Answer { seq, result: Ok(frame.into()), cost, metrics })),
                     None => {
                         self.open = Some((seq, cost, metrics));
@@ -219,7 +278,18 @@ impl ProcessWorker {
 
 impl Drop for ProcessWorker {
     fn drop(&mut self) {
-        self.control.child.kill(KillCause::Dropped);
+        let child = self.control.child.clone();
+        child.kill(KillCause::Dropped);
+        // Until it is reaped it may read what it was lent.
+        if let Link::Ring { ring, .. } = &mut self.link
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let lent = ring.take_lent();
+            runtime.spawn(async move {
+                child.wait().await;
+                drop(lent);
+            });
+        }
     }
 }
 

@@ -17,6 +17,8 @@ pub mod link;
 mod logs;
 mod memory;
 pub mod registry;
+pub mod ring_door;
+mod ring_link;
 mod socket;
 mod strays;
 

@@ -1,5 +1,6 @@
 //! The workers that may connect: each is expected before its process is started, and presents the token that it was started with.
 
+use super::ring_link::RingLink;
 use crate::{
     config::Limits,
     error::{Code, Error, Result},
@@ -22,11 +23,21 @@ use tonic::Streaming;
 pub struct Registry {
     expected: Mutex<HashMap<String, Expected>>,
     limits: FrameLimits,
+    /// Whether workers are told of shared memory.
+    shares: bool,
+}
+
+/// How a worker sends its data.
+pub(super) enum Inbound {
+    /// On a gRPC stream.
+    Stream(Streaming<proto::WorkerData>),
+    /// Over rings, both ways.
+    Ring(Box<RingLink>),
 }
 
 struct Expected {
     token: String,
-    data: Option<(DataOut, oneshot::Sender<Streaming<proto::WorkerData>>)>,
+    data: Option<(DataOut, oneshot::Sender<Inbound>)>,
     control: Option<(ControlOut, oneshot::Sender<proto::Hello>)>,
     stacks: Arc<Questions>,
 }
@@ -37,8 +48,8 @@ pub(super) struct Expectation {
     pub token: String,
     pub data_out: mpsc::UnboundedSender<proto::SidecarData>,
     pub control_out: mpsc::UnboundedSender<proto::SidecarControl>,
-    /// Resolves when the worker has opened its data stream.
-    pub data_in: oneshot::Receiver<Streaming<proto::WorkerData>>,
+    /// Resolves when the worker has opened its data stream or its rings.
+    pub data_in: oneshot::Receiver<Inbound>,
     /// Resolves when the worker is ready.
     pub ready: oneshot::Receiver<proto::Hello>,
     pub stacks: Arc<Questions>,
@@ -70,9 +81,14 @@ pub(super) struct Questions {
 }
 
 impl Registry {
-    /// A registry whose workers may send frames up to these limits.
-    pub fn new(limits: &Limits) -> Self {
-        Registry { expected: Mutex::default(), limits: FrameLimits { bytes: limits.max_batch_bytes, rows: limits.max_batch_rows } }
+    /// A registry whose workers may send frames up to these limits. `shares`: rings are offered to them.
+    pub fn new(limits: &Limits, shares: bool) -> Self {
+        Registry { expected: Mutex::default(), limits: FrameLimits { bytes: limits.max_batch_bytes, rows: limits.max_batch_rows }, shares }
+    }
+
+    /// What workers are told that this sidecar can do.
+    pub fn capabilities(&self) -> Vec<String> {
+        self.shares.then(|| pillion_wire::CAPABILITY_SHM.to_owned()).into_iter().collect()
     }
 
     /// The largest frames.
@@ -92,8 +108,14 @@ impl Registry {
     /// A worker has opened its data stream; gives what to send on it. `None` if it has one already.
     pub fn connect_data(&self, id: &str, stream: Streaming<proto::WorkerData>) -> Option<DataOut> {
         let (out, tell) = self.lock().get_mut(id)?.data.take()?;
-        tell.send(stream).ok()?;
+        tell.send(Inbound::Stream(stream)).ok()?;
         Some(out)
+    }
+
+    /// A worker has joined its rings, in place of a data stream. `None` if it has either already.
+    pub(super) fn connect_ring(&self, id: &str, link: RingLink) -> Option<()> {
+        let (_, tell) = self.lock().get_mut(id)?.data.take()?;
+        tell.send(Inbound::Ring(Box::new(link))).ok()
     }
 
     /// A worker has opened its control stream. `None` if it has one already.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::frame::{Assembler, FrameLimits};
+use crate::frame::{Assembler, Body, FrameLimits};
 use arrow_array::{
     Array, DictionaryArray, Int64Array, ListArray, RecordBatchOptions, StringArray, StringViewArray, StructArray,
     types::{Int8Type, Int32Type},
@@ -68,7 +68,7 @@ fn encoding_shares_the_buffers() {
     let at = column.values().as_ptr() as usize;
     let batch = RecordBatch::try_from_iter(vec![("n", Arc::new(column) as ArrayRef)]).unwrap();
     let frame = Encoder::new(batch.schema()).unwrap().encode(&batch).unwrap();
-    assert!(frame.body.iter().any(|piece| piece.as_ptr() as usize == at));
+    assert!(frame.body.pieces().iter().any(|piece| piece.as_ptr() as usize == at));
 }
 
 #[test]
@@ -83,11 +83,11 @@ fn damaged_frames_are_errors_not_panics() {
     let batch = mixed(100);
     let frame = Encoder::new(batch.schema()).unwrap().encode(&batch).unwrap();
     let decoder = Decoder::new(&batch.schema()).unwrap();
-    let body: Vec<u8> = frame.body.iter().flat_map(|piece| piece.iter().copied()).collect();
+    let body: Vec<u8> = frame.body.pieces().iter().flat_map(|piece| piece.iter().copied()).collect();
     for flip in 0..body.len() {
         let mut damaged = body.clone();
         damaged[flip] ^= 0xff;
-        let _ = decoder.decode(&Frame { body: vec![damaged.into()], ..frame.clone() });
+        let _ = decoder.decode(&Frame { body: Body::Inline(vec![damaged.into()]), ..frame.clone() });
     }
     for (part, header) in frame.headers.iter().enumerate() {
         for flip in 0..header.len() {

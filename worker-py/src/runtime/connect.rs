@@ -1,6 +1,7 @@
 //! Connections to the sidecar.
 
 use std::io;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +9,7 @@ use std::task::{Context, Poll};
 
 use hyper_util::rt::TokioIo;
 use pillion_wire::proto::fn_client::FnClient;
-use pillion_wire::{CONNECTION_WINDOW_BYTES, MAX_MESSAGE_BYTES, STREAM_WINDOW_BYTES, metadata};
+use pillion_wire::{CONNECTION_WINDOW_BYTES, MAX_MESSAGE_BYTES, PROTOCOL_VERSION, STREAM_WINDOW_BYTES, metadata, proto};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Notify;
@@ -37,6 +38,17 @@ impl Identity {
         let value =
             |name: &str, text: &str| MetadataValue::try_from(text).map_err(|error| Broken::new(&format!("the worker's {name}"), error));
         Ok(Self { endpoint, id: value("id", id)?, token: value("token", token)? })
+    }
+
+    /// The unix socket of the sidecar, if it has one.
+    pub fn socket(&self) -> Option<&Path> {
+        self.endpoint.strip_prefix("unix:").map(Path::new)
+    }
+
+    /// Id and token, as they are presented beside gRPC.
+    pub fn join(&self) -> proto::RingJoin {
+        let text = |value: &MetadataValue<Ascii>| value.to_str().unwrap_or_default().to_owned();
+        proto::RingJoin { protocol_version: PROTOCOL_VERSION, worker_id: text(&self.id), token: text(&self.token) }
     }
 }
 

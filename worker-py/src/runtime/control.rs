@@ -1,9 +1,11 @@
 //! The control thread: provision, logs, control. It never takes the GIL.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use pillion_wire::shm::endpoint::ring;
 use pillion_wire::{PROTOCOL_VERSION, proto};
 use proto::sidecar_control::Message as FromSidecar;
 use proto::worker_control::Message as ToSidecar;
@@ -30,6 +32,34 @@ pub enum End {
     Lost,
 }
 
+/// Tells the data side to stop, once; if it is dropped, that there is nobody left to say so.
+pub struct EndSignal {
+    tell: Option<oneshot::Sender<End>>,
+    bell: Arc<OwnedFd>,
+}
+
+impl EndSignal {
+    /// `bell` is rung after the message.
+    pub fn new(tell: oneshot::Sender<End>, bell: Arc<OwnedFd>) -> Self {
+        Self { tell: Some(tell), bell }
+    }
+
+    fn tell(&mut self, why: End) {
+        if let Some(end) = self.tell.take() {
+            // The data side may have seen the end of its own stream first.
+            let _ = end.send(why);
+            ring(&self.bell);
+        }
+    }
+}
+
+impl Drop for EndSignal {
+    fn drop(&mut self) {
+        drop(self.tell.take());
+        ring(&self.bell);
+    }
+}
+
 /// What the thread is given.
 pub struct Control {
     /// Where the sidecar is.
@@ -45,7 +75,7 @@ pub struct Control {
     /// From the data side: its stream is open.
     pub open: oneshot::Receiver<()>,
     /// To the data side: stop.
-    pub end: oneshot::Sender<End>,
+    pub end: EndSignal,
     /// From the data side: stopped.
     pub done: oneshot::Receiver<()>,
 }
@@ -72,7 +102,7 @@ pub fn serve(control: Control, finished: impl FnOnce()) {
 }
 
 async fn converse(control: Control) -> Result<End, Broken> {
-    let Control { identity, environment, queue, stacks, provision, open, end, mut done } = control;
+    let Control { identity, environment, queue, stacks, provision, open, mut end, mut done } = control;
     let mut client = connect(&identity, Arc::new(Pressure::default())).await?;
     let refused = |status: tonic::Status| Broken::new("the sidecar refused the worker", status.message());
     let info =
@@ -98,7 +128,6 @@ async fn converse(control: Control) -> Result<End, Broken> {
     // The channel is empty and has room.
     let _ = answers.try_send(send(ToSidecar::Hello(hello)));
     let mut requests = client.control(ReceiverStream::new(stream)).await.map_err(refused)?.into_inner();
-    let mut end = Some(end);
     loop {
         let message = tokio::select! {
             message = requests.message() => message,
@@ -111,11 +140,11 @@ async fn converse(control: Control) -> Result<End, Broken> {
                     break;
                 }
             }
-            Some(Some(FromSidecar::Shutdown(_))) => tell(&mut end, End::Shutdown),
+            Some(Some(FromSidecar::Shutdown(_))) => end.tell(End::Shutdown),
             // From a newer sidecar, which may not rely on an answer.
             Some(None) => {}
             None => {
-                tell(&mut end, End::Lost);
+                end.tell(End::Lost);
                 if timeout(GRACE, &mut done).await.is_err() {
                     process::exit_now(0);
                 }
@@ -126,13 +155,6 @@ async fn converse(control: Control) -> Result<End, Broken> {
     // The sidecar may be gone; then nothing can be delivered.
     let _ = timeout(FLUSH, logging).await;
     Ok(End::Shutdown)
-}
-
-fn tell(end: &mut Option<oneshot::Sender<End>>, why: End) {
-    if let Some(end) = end.take() {
-        // The data side may have seen the end of its own stream first.
-        let _ = end.send(why);
-    }
 }
 
 async fn stacks_text(reader: Option<&Reader>) -> String {

@@ -93,7 +93,8 @@ impl Frames {
             (_, None) => return Err(Broken(format!("a batch arrived for plan {id}, which was not prepared"))),
             (None, Some(Err(error))) => (Err(error.clone()), 0),
             (None, Some(Ok(_))) => return Err(Broken(format!("plan {id} has lost its schemas"))),
-            (Some(codec), Some(_)) => match codec.decoder.decode(frame) {
+            // In place: the sidecar is whom this process serves, and nothing can write to a slot while it is lent.
+            (Some(codec), Some(_)) => match codec.decoder.decode_in_place(frame) {
                 Ok(input) => {
                     let Executed { outcome, user_ns } = self.executor.execute(id, input);
                     let encode = |output| codec.encoder.encode(&output).map_err(|error| unannounced(&error));

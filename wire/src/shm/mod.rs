@@ -1,0 +1,15 @@
+//! Shared memory (DESIGN D2): arenas with slots for large bodies, rings for small messages.
+//!
+//! [`map`] is the only place that touches memory which another process can write. [`slots`] keeps the books of an arena in private memory, [`arena`] puts
+//! both together; [`ring`] and [`endpoint`] are the way of messages between the sidecar and a worker, [`packet`] how descriptors get across.
+
+pub mod arena;
+pub mod endpoint;
+#[expect(unsafe_code, reason = "memory that another process writes to")]
+pub mod map;
+pub mod packet;
+pub mod ring;
+pub mod slots;
+
+pub use arena::{Arena, OwnArena, PeerArena, Release, Returns, Slot};
+pub use endpoint::{Endpoint, Offer, Spin};
