@@ -259,13 +259,7 @@ impl Engine {
             entry: LaunchSpec::ENTRY.to_owned(),
         });
         let registry = self.endpoint.registry().clone();
-        ProcessFactory::new(
-            launcher,
-            registry,
-            self.endpoint.address().to_owned(),
-            self.config.pool.start_timeout,
-            self.worker_ids.clone(),
-        )
+        ProcessFactory::new(launcher, registry, self.endpoint.address().to_owned(), self.config.pool.start_timeout, self.worker_ids.clone())
     }
 
     fn open_sessions(&self) -> Vec<Arc<Session>> {

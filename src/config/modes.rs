@@ -71,7 +71,8 @@ mod tests {
 
     fn with_threads(names: &[&str]) -> Config {
         let environment = || EnvironmentConfig { mode: Mode::Thread, ..Default::default() };
-        let mut config = Config { environments: names.iter().map(|name| (name.to_string(), environment())).collect(), ..Default::default() };
+        let mut config =
+            Config { environments: names.iter().map(|name| (name.to_string(), environment())).collect(), ..Default::default() };
         config.environments.insert("beside".into(), EnvironmentConfig::default());
         config
     }

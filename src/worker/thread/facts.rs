@@ -65,8 +65,11 @@ impl Facts {
                 .hint("use the build for glibc, or run the environment in process mode"));
         }
         if self.free_threaded {
-            return Err(not_loadable(python, "it is built without the global lock, and this build's worker package for interpreters that have it")
-                .hint("use the ordinary build of this version"));
+            return Err(not_loadable(
+                python,
+                "it is built without the global lock, and this build's worker package for interpreters that have it",
+            )
+            .hint("use the ordinary build of this version"));
         }
         let names = self.names.iter().filter(|name| name.contains(".so") || name.contains(".dylib"));
         let candidates = names.flat_map(|name| self.folders.iter().map(move |folder| folder.join(name)));

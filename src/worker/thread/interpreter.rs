@@ -110,7 +110,9 @@ impl Interpreter {
             let key = key.clone();
             move || serve(key, &facts, &tell)
         });
-        started.map_err(|error| Error::new(Code::SystemRefused, "the thread of the interpreter cannot be started").detail(error.to_string()))?;
+        started.map_err(|error| {
+            Error::new(Code::SystemRefused, "the thread of the interpreter cannot be started").detail(error.to_string())
+        })?;
         match told.recv().unwrap_or_else(|_| Err(Error::new(Code::InvariantBroken, "the thread of the interpreter ended"))) {
             Ok(interpreter) => {
                 *place = Place::Taken(interpreter);

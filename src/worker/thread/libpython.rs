@@ -155,8 +155,7 @@ impl Python {
             unsafe { (self.PyGILState_Release)(state) };
             return result;
         }
-        let name = CString::new(python.as_os_str().as_bytes())
-            .map_err(|_| not_loadable(python, "there is a NUL character in its path"))?;
+        let name = CString::new(python.as_os_str().as_bytes()).map_err(|_| not_loadable(python, "there is a NUL character in its path"))?;
         // SAFETY: Python is not initialised. The name, which stays allocated, makes it find the environment's packages as if it had been run. No signal handlers
         // are installed: those are the host's. Afterwards this thread holds the GIL.
         unsafe {
@@ -219,7 +218,8 @@ impl Python {
         }
         let traceback = self.text(answer);
         let last = traceback.trim_end().lines().last().unwrap_or_default().to_owned();
-        Err(Error::new(Code::EnvironmentStartFailed, format!("the environment could not be set up in this process: {last}")).detail(traceback))
+        Err(Error::new(Code::EnvironmentStartFailed, format!("the environment could not be set up in this process: {last}"))
+            .detail(traceback))
     }
 
     /// A text object as text; empty if it is none. Needs the GIL.

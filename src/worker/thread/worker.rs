@@ -175,9 +175,11 @@ impl Runner {
 
     fn prepare(&self, plan_id: u64, prepare: &proto::Prepare) -> Result<proto::Prepared> {
         let prepared = self.handle.prepare(plan_id, prepare)?;
-        let damaged = |error: arrow_schema::ArrowError| Error::new(Code::ProtocolViolation, "a schema is damaged").detail(error.to_string());
+        let damaged =
+            |error: arrow_schema::ArrowError| Error::new(Code::ProtocolViolation, "a schema is damaged").detail(error.to_string());
         let input = schema_from_ipc(&prepare.input_schema).map_err(damaged)?;
-        let plan = Plan { decoder: Decoder::new(&input).map_err(damaged)?, output: schema_from_ipc(&prepared.output_schema).map_err(damaged)? };
+        let plan =
+            Plan { decoder: Decoder::new(&input).map_err(damaged)?, output: schema_from_ipc(&prepared.output_schema).map_err(damaged)? };
         self.plans.lock().unwrap_or_else(PoisonError::into_inner).insert(plan_id, Arc::new(plan));
         Ok(prepared)
     }

@@ -11,11 +11,11 @@ use pillion_wire::proto;
 use proto::worker_data::Message;
 use pyo3::prelude::*;
 
+use super::Broken;
 use super::execute::{Executed, Executor, Failure, unannounced};
 use super::failure;
 use super::logs::Queue;
 use super::plans::Plan;
-use super::Broken;
 
 /// Runs what the sidecar asks for, on the Python thread.
 pub struct Frames {
@@ -118,10 +118,7 @@ impl Frames {
 
 fn codec(plan: &Plan) -> Result<Codec, Failure> {
     let unsupported = |error: arrow_schema::ArrowError| failure::error(Code::UnsupportedType, error.to_string());
-    Ok(Codec {
-        decoder: Decoder::new(&plan.input).map_err(unsupported)?,
-        encoder: Encoder::new(plan.output.clone()).map_err(unsupported)?,
-    })
+    Ok(Codec { decoder: Decoder::new(&plan.input).map_err(unsupported)?, encoder: Encoder::new(plan.output.clone()).map_err(unsupported)? })
 }
 
 /// A duration in nanoseconds.
