@@ -1,4 +1,4 @@
-//! What a session promises, through both doors: `embedded` and `connect`.
+//! What a session promises, through both doors, `embedded` and `connect`, in processes and in threads.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
 
@@ -14,8 +14,8 @@ use support::*;
 
 #[test]
 fn rows_in_rows_out_in_order() {
-    both_doors(async |door| {
-        let rig = Rig::new(door).await;
+    everywhere(async |setup| {
+        let rig = Rig::new(setup).await;
         let session = rig.numbers("identity").open().await.unwrap();
         let batches: Vec<_> = (0..50).map(|at| numbers(at * 100..at * 100 + at)).collect();
         let answers = exchange(session, batches.clone()).await;
@@ -30,8 +30,8 @@ fn rows_in_rows_out_in_order() {
 
 #[test]
 fn nulls_and_several_arguments() {
-    both_doors(async |door| {
-        let rig = Rig::new(door).await;
+    everywhere(async |setup| {
+        let rig = Rig::new(setup).await;
         let batch = pairs(1000);
         let plan = Plan::scalar(function("add"), vec![0, 1], "sum");
         let mut session = rig.pillion.session(plan).input(batch.schema()).open().await.unwrap();
@@ -46,8 +46,8 @@ fn nulls_and_several_arguments() {
 
 #[test]
 fn chained_functions_take_one_trip() {
-    both_doors(async |door| {
-        let rig = Rig::new(door).await;
+    everywhere(async |setup| {
+        let rig = Rig::new(setup).await;
         // sum = add(a, b); twice = add(sum, sum); both come back, sum is computed once.
         let call = |arguments| PlanCall { function: function("add"), arguments };
         let plan = Plan {
@@ -66,8 +66,8 @@ fn chained_functions_take_one_trip() {
 
 #[test]
 fn dictionaries_and_slices_arrive_as_values() {
-    both_doors(async |door| {
-        let rig = Rig::new(door).await;
+    everywhere(async |setup| {
+        let rig = Rig::new(setup).await;
         let tags: DictionaryArray<Int32Type> =
             (0..100).map(|i| if i % 2 == 0 { r#"{"name": "even"}"# } else { r#"{"name": "odd"}"# }).collect();
         let batch = RecordBatch::try_from_iter([("text", Arc::new(tags) as ArrayRef)]).unwrap();
@@ -82,8 +82,8 @@ fn dictionaries_and_slices_arrive_as_values() {
 
 #[test]
 fn empty_batches_and_sessions_without_input() {
-    both_doors(async |door| {
-        let rig = Rig::new(door).await;
+    everywhere(async |setup| {
+        let rig = Rig::new(setup).await;
         assert!(exchange(rig.open("identity").await, []).await.is_empty());
         let answers = exchange(rig.open("identity").await, [numbers([])]).await;
         assert_eq!(answers[0].as_ref().unwrap().batch.num_rows(), 0);
@@ -93,8 +93,8 @@ fn empty_batches_and_sessions_without_input() {
 
 #[test]
 fn large_batches_cross_in_chunks() {
-    both_doors(async |door| {
-        let rig = Rig::new(door).await;
+    everywhere(async |setup| {
+        let rig = Rig::new(setup).await;
         let batch = texts((0..200_000).map(|i| format!(r#"{{"name": "someone {i}"}}"#)));
         let plan = Plan::scalar(function("name_of"), vec![0], "name");
         let mut session = rig.pillion.session(plan).input(batch.schema()).open().await.unwrap();
@@ -107,8 +107,8 @@ fn large_batches_cross_in_chunks() {
 
 #[test]
 fn a_failed_row_names_itself_and_the_session_goes_on() {
-    both_doors(async |door| {
-        let rig = Rig::new(door).await;
+    everywhere(async |setup| {
+        let rig = Rig::new(setup).await;
         let plan = Plan::scalar(function("divide"), vec![0, 1], "quotient");
         let batch = |b: &[f64]| doubles(&[1.0, 2.0, 3.0], b);
         let mut session = rig.pillion.session(plan).input(batch(&[1.0; 3]).schema()).open().await.unwrap();
@@ -128,8 +128,8 @@ fn a_failed_row_names_itself_and_the_session_goes_on() {
 
 #[test]
 fn a_failed_row_may_become_null() {
-    both_doors(async |door| {
-        let rig = Rig::new(door).await;
+    everywhere(async |setup| {
+        let rig = Rig::new(setup).await;
         let options = SessionOptions { on_error: OnError::Null, ..Default::default() };
         let mut session = rig.numbers("raise_on_13").options(options).open().await.unwrap();
         let output = ask(&mut session, numbers(12..15)).await.unwrap();
@@ -140,8 +140,8 @@ fn a_failed_row_may_become_null() {
 
 #[test]
 fn wrong_results_are_explained() {
-    both_doors(async |door| {
-        let rig = Rig::new(door).await;
+    everywhere(async |setup| {
+        let rig = Rig::new(setup).await;
         for (name, code) in [("text_instead", Code::ResultType), ("null_on_13", Code::ResultNull), ("sys_exit_on_13", Code::FunctionRaised)]
         {
             let mut session = rig.open(name).await;
@@ -154,8 +154,8 @@ fn wrong_results_are_explained() {
 
 #[test]
 fn what_cannot_be_opened_is_explained() {
-    both_doors(async |door| {
-        let rig = Rig::new(door).await;
+    everywhere(async |setup| {
+        let rig = Rig::new(setup).await;
         let cases = [
             (function("nothing_here"), Code::FunctionNotFound, "nothing_here"),
             (function("NOT_A_FUNCTION"), Code::NotAFunction, "is no function"),
@@ -178,8 +178,8 @@ fn what_cannot_be_opened_is_explained() {
 
 #[test]
 fn plans_and_batches_that_do_not_fit_are_refused() {
-    both_doors(async |door| {
-        let rig = Rig::with(door, |config| config.limits.max_batch_rows = 100).await;
+    everywhere(async |setup| {
+        let rig = Rig::with(setup, |config| config.limits.max_batch_rows = 100).await;
         let plan = Plan::scalar(function("identity"), vec![3], "r");
         let error = rig.pillion.session(plan).input(numbers([1]).schema()).open().await.err().unwrap();
         assert_eq!(error.code(), Code::PlanInvalid);
@@ -193,8 +193,8 @@ fn plans_and_batches_that_do_not_fit_are_refused() {
 
 #[test]
 fn functions_say_what_they_are() {
-    both_doors(async |door| {
-        let rig = Rig::new(door).await;
+    everywhere(async |setup| {
+        let rig = Rig::new(setup).await;
         let described = rig.pillion.describe(&function("add"), &EnvironmentSpec::default()).await.unwrap();
         let function = described.function;
         assert_eq!((function.kind.as_str(), function.func_type.as_str(), function.result_type.as_str()), ("scalar", "general", "bigint"));
@@ -207,8 +207,8 @@ fn functions_say_what_they_are() {
 
 #[test]
 fn a_model_is_opened_once_per_worker_and_closed_at_the_end() {
-    both_doors(async |door| {
-        let rig = Rig::with(door, |config| config.pool.max = 1).await;
+    everywhere(async |setup| {
+        let rig = Rig::with(setup, |config| config.pool.max = 1).await;
         for _ in 0..2 {
             let answers = exchange(rig.open("counter").await, (0..5).map(|_| numbers([0]))).await;
             assert!(answers.into_iter().all(|answer| values(&answer.unwrap().batch) == [Some(1)]));
@@ -227,8 +227,8 @@ fn a_model_is_opened_once_per_worker_and_closed_at_the_end() {
 
 #[test]
 fn watermarks_pass_and_forked_workers_draw_different_numbers() {
-    both_doors(async |door| {
-        let rig = Rig::new(door).await;
+    everywhere(async |setup| {
+        let rig = Rig::new(setup).await;
         let plan = Plan::scalar(function("random_number"), vec![0], "r");
         let session = rig.pillion.session(plan).input(numbers([1]).schema()).open().await.unwrap();
         let (mut input, mut output) = session.split();
@@ -247,8 +247,8 @@ fn watermarks_pass_and_forked_workers_draw_different_numbers() {
 
 #[test]
 fn a_slow_consumer_slows_the_producer() {
-    both_doors(async |door| {
-        let rig = Rig::with(door, |config| {
+    everywhere(async |setup| {
+        let rig = Rig::with(setup, |config| {
             config.limits.session_input_rows = 1000;
             config.limits.session_output_rows = 1000;
         })
@@ -284,8 +284,8 @@ fn a_slow_consumer_slows_the_producer() {
 
 #[test]
 fn cancelling_ends_a_session_and_leaves_the_others() {
-    both_doors(async |door| {
-        let rig = Rig::new(door).await;
+    everywhere(async |setup| {
+        let rig = Rig::new(setup).await;
         let mut hanging = rig.open("sleep_for_ever_on_13").await;
         let mut other = rig.open("identity").await;
         hanging.send(numbers([13])).await.unwrap();
@@ -300,8 +300,8 @@ fn cancelling_ends_a_session_and_leaves_the_others() {
 
 #[test]
 fn a_dropped_session_frees_its_worker() {
-    both_doors(async |door| {
-        let rig = Rig::with(door, |config| config.pool.max = 1).await;
+    everywhere(async |setup| {
+        let rig = Rig::with(setup, |config| config.pool.max = 1).await;
         let mut hanging = rig.open("sleep_for_ever_on_13").await;
         hanging.send(numbers([13])).await.unwrap();
         drop(hanging);
@@ -312,8 +312,8 @@ fn a_dropped_session_frees_its_worker() {
 
 #[test]
 fn ten_sessions_at_once_do_not_mix() {
-    both_doors(async |door| {
-        let rig = Rig::new(door).await;
+    everywhere(async |setup| {
+        let rig = Rig::new(setup).await;
         let mut tasks = Vec::new();
         for at in 0..10 {
             let session = rig.open("identity").await;
@@ -332,8 +332,8 @@ fn ten_sessions_at_once_do_not_mix() {
 
 #[test]
 fn an_edited_file_is_read_again() {
-    both_doors(async |door| {
-        let rig = Rig::new(door).await;
+    everywhere(async |setup| {
+        let rig = Rig::new(setup).await;
         let folder = tempfile::TempDir::new().unwrap();
         let path = folder.path().join("edited.py");
         for number in [1, 2] {
@@ -349,8 +349,8 @@ fn an_edited_file_is_read_again() {
 #[test]
 fn nothing_is_left_after_the_end() {
     // In a process of its own would be cleaner; here other tests have children too, so only ours are looked for.
-    both_doors(async |door| {
-        let rig = Rig::new(door).await;
+    everywhere(async |setup| {
+        let rig = Rig::new(setup).await;
         exchange(rig.open("identity").await, [numbers([1])]).await;
         let pids = worker_pids(&rig.pillion).await;
         assert!(!pids.is_empty());

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 
 from pillion import ScalarFunction, udf
@@ -188,6 +189,33 @@ unopenable = udf(Unopenable(), result_type="bigint")
 @udf(result_type="string")
 def large(a):
     return "x" * 100_000
+
+
+calls = 0
+
+
+@udf(result_type="bigint")
+def calls_of_this_worker(a):
+    """Counts in a global of the module; slow, so that several workers are used."""
+    global calls
+    calls += 1
+    time.sleep(0.05)
+    return calls
+
+
+@udf(result_type="string")
+def spin_until_abandoned(path):
+    try:
+        while True:
+            pass
+    finally:
+        with open(path, "w") as out:
+            out.write("abandoned")
+
+
+@udf(result_type="bigint")
+def thread(a):
+    return threading.get_native_id()
 
 
 NOT_A_FUNCTION = 42

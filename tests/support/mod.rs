@@ -4,8 +4,9 @@
 use arrow_array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, cast::AsArray, types::Int64Type};
 use pillion::{
     Config, Error, FunctionRef, Pillion, Plan, Session, SessionOptions,
-    config::{Listen, PoolConfig},
+    config::{EnvironmentConfig, Listen, PoolConfig},
     engine::Engine,
+    environment,
     host::{Output, SessionBuilder},
     server::Server,
 };
@@ -19,6 +20,26 @@ pub enum Door {
     Embedded,
     ConnectUnix,
     ConnectTcp,
+}
+
+/// Where functions run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Process,
+    Thread,
+}
+
+/// One way to an engine and its workers: every suite runs through all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Setup {
+    pub door: Door,
+    pub mode: Mode,
+}
+
+impl From<Door> for Setup {
+    fn from(door: Door) -> Self {
+        Setup { door, mode: Mode::Process }
+    }
 }
 
 /// An engine of a test's own, with everything it leaves behind.
@@ -35,13 +56,19 @@ pub fn config(folder: &TempDir) -> Config {
 }
 
 impl Rig {
-    pub async fn new(door: Door) -> Rig {
-        Rig::with(door, |_| {}).await
+    pub async fn new(setup: impl Into<Setup>) -> Rig {
+        Rig::with(setup, |_| {}).await
     }
 
-    pub async fn with(door: Door, change: impl FnOnce(&mut Config)) -> Rig {
+    pub async fn with(setup: impl Into<Setup>, change: impl FnOnce(&mut Config)) -> Rig {
+        let Setup { door, mode } = setup.into();
         let folder = TempDir::new().unwrap();
         let mut config = config(&folder);
+        if mode == Mode::Thread {
+            // The engines of a test binary share one interpreter, which is all that a process has room for.
+            let threads = EnvironmentConfig { mode: environment::Mode::Thread, ..Default::default() };
+            config.environments.insert(environment::DEFAULT.into(), threads);
+        }
         change(&mut config);
         if door == Door::Embedded {
             return Rig { pillion: Pillion::embedded(config).await.unwrap(), endpoint: None, served: None, folder };
@@ -103,6 +130,20 @@ impl Rig {
 pub fn both_doors<F: Future<Output = ()>>(test: impl Fn(Door) -> F) {
     for door in [Door::Embedded, Door::ConnectUnix] {
         run(test(door));
+    }
+}
+
+/// Runs a test through both doors, in processes and in threads, each time in a runtime of its own.
+pub fn everywhere<F: Future<Output = ()>>(test: impl Fn(Setup) -> F) {
+    for mode in [Mode::Process, Mode::Thread] {
+        in_mode(mode, &test);
+    }
+}
+
+/// Runs a test through both doors in one mode.
+pub fn in_mode<F: Future<Output = ()>>(mode: Mode, test: impl Fn(Setup) -> F) {
+    for door in [Door::Embedded, Door::ConnectUnix] {
+        run(test(Setup { door, mode }));
     }
 }
 

@@ -294,3 +294,36 @@ def _batch() -> Any:
     from pillion._native import Batch, Column
 
     return Batch.from_columns([Column.from_pylist([1], _bigint(), "a")], ["a"], 1)
+
+
+def test_loaders_that_share_an_interpreter_share_no_functions(write: Write, tmp_path: Path) -> None:
+    from pillion.loading import Loader
+
+    source = """
+        from pillion import ScalarFunction, udf
+
+        class Count(ScalarFunction):
+            def open(self, context):
+                self.opened = getattr(self, "opened", 0) + 1
+
+            def eval(self, a):
+                return self.opened
+
+        f = udf(Count(), result_type="bigint")
+        """
+    file = write(source, file="shared_count.py")
+    module = {"module": "shared_count", "name": "f"}
+    sys.path.insert(0, str(tmp_path))
+    modules = set(sys.modules)
+    loaders = [Loader(allow_pickled_functions=False, worker=worker) for worker in ("w-1", "w-2")]
+    for function in (file, module):
+        one, two = (loader.load(function) for loader in loaders)
+        assert one.udf is not two.udf and one.udf.target is not two.udf.target
+        for loaded in (one, two):
+            loaded.open()
+            assert loaded.udf(0) == 1
+        one.close()
+        assert two.udf(0) == 1, "closing one must leave the other open"
+    for loader in loaders:
+        loader.close()
+    assert set(sys.modules) - modules <= {"shared_count"}, "modules of one worker go with it"

@@ -73,7 +73,7 @@ impl Target {
     pub fn start(self, schema: SchemaRef) -> Result<(Output, Commit), Failure> {
         let Self { name, format, file } = self;
         let (writer, reserved): (Box<dyn Write + Send>, _) = match file {
-            None => (Box::new(BufWriter::new(io::stdout())), None),
+            None => (Box::new(BufWriter::new(results_only().map_err(|error| cannot_write(&name, &ArrowError::from(error)))?)), None),
             Some((file, target)) => {
                 let (file, path) = file.into_parts();
                 let copy = file.try_clone().map_err(|error| cannot_write(&name, &ArrowError::from(error)))?;
@@ -90,6 +90,13 @@ impl Target {
         let sink = sink.map_err(|error| cannot_write(&name, &error))?;
         Ok((Output { name: name.clone(), sink }, Commit { name, reserved }))
     }
+}
+
+/// Standard output, for results alone: what functions in threads of this process print goes to standard error from now on.
+fn results_only() -> io::Result<File> {
+    let results = rustix::io::dup(rustix::stdio::stdout())?;
+    rustix::stdio::dup2_stdout(rustix::stdio::stderr())?;
+    Ok(File::from(results))
 }
 
 /// Writes an output. A file that is not committed afterwards leaves nothing behind.

@@ -143,6 +143,12 @@ impl Interpreter {
             if let Err(error) = self.calls().leave() {
                 tracing::warn!("exit handlers of the interpreter failed: {error}");
             }
+            // What the thread of the log has not come to; the process may end next.
+            while let Ok(batch) = self.calls().logs(Duration::ZERO)
+                && !batch.records.is_empty()
+            {
+                log::emit("", &batch);
+            }
             // Nobody may wait any more.
             let _ = done.send(());
         });
