@@ -34,6 +34,7 @@ mod function;
 mod open;
 mod remote;
 mod session;
+mod sharing;
 
 pub use function::{FunctionRef, Plan, PlanCall, Source};
 pub use open::{Described, FunctionDescription, OnError, SessionBuilder, SessionOptions};

@@ -4,7 +4,7 @@
 use arrow_array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, cast::AsArray, types::Int64Type};
 use pillion::{
     Config, Error, FunctionRef, Pillion, Plan, Session, SessionOptions,
-    config::{Listen, PoolConfig},
+    config::{Listen, PoolConfig, ShmConfig},
     engine::Engine,
     host::{Output, SessionBuilder},
     server::Server,
@@ -21,6 +21,25 @@ pub enum Door {
     ConnectTcp,
 }
 
+/// How bodies cross to workers and hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// In messages.
+    Inline,
+    /// In slots of shared memory, down to the smallest.
+    Shm,
+}
+
+thread_local! {
+    /// Of the engines that this test makes; each test runs on a thread of its own.
+    static TRANSPORT: std::cell::Cell<Transport> = const { std::cell::Cell::new(Transport::Shm) };
+}
+
+/// The transport under test.
+pub fn transport() -> Transport {
+    TRANSPORT.get()
+}
+
 /// An engine of a test's own, with everything it leaves behind.
 pub struct Rig {
     pub pillion: Pillion,
@@ -31,7 +50,8 @@ pub struct Rig {
 
 /// A configuration for tests: two workers, own sockets, the cache that all tests share.
 pub fn config(folder: &TempDir) -> Config {
-    Config { runtime_dir: folder.path().join("run"), pool: PoolConfig { max: 2, ..Default::default() }, ..Default::default() }
+    let shm = ShmConfig { enabled: transport() == Transport::Shm, threshold: 1, arena_bytes: 8 << 20, ..Default::default() };
+    Config { runtime_dir: folder.path().join("run"), pool: PoolConfig { max: 2, ..Default::default() }, shm, ..Default::default() }
 }
 
 impl Rig {
@@ -99,10 +119,14 @@ impl Rig {
     }
 }
 
-/// Runs a test through both doors, in a runtime of its own.
+/// Runs a test through both doors and with both transports, in runtimes of their own.
 pub fn both_doors<F: Future<Output = ()>>(test: impl Fn(Door) -> F) {
-    for door in [Door::Embedded, Door::ConnectUnix] {
-        run(test(door));
+    for transport in [Transport::Inline, Transport::Shm] {
+        TRANSPORT.set(transport);
+        for door in [Door::Embedded, Door::ConnectUnix] {
+            println!("{door:?}, {transport:?}");
+            run(test(door));
+        }
     }
 }
 
