@@ -12,6 +12,7 @@ mod failure;
 mod logs;
 mod message;
 mod outgoing;
+mod outputs;
 mod plans;
 mod ring;
 mod stacks;
@@ -30,6 +31,7 @@ use rustix::event::EventfdFlags;
 use tokio::sync::oneshot;
 
 pub use logs::log;
+pub use outputs::{Space, space};
 
 use crate::process::{self, Thread};
 use connect::Identity;

@@ -17,7 +17,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     panic::AssertUnwindSafe,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicU32, Ordering},
     },
 };
@@ -146,6 +146,17 @@ pub trait Release: Send + Sync {
 #[derive(Clone)]
 pub struct Slot(Arc<Use>);
 
+/// A slot that may be in use no more.
+#[derive(Clone)]
+pub struct WeakSlot(Weak<Use>);
+
+impl WeakSlot {
+    /// The slot, if somebody still uses it.
+    pub fn upgrade(&self) -> Option<Slot> {
+        self.0.upgrade().map(Slot)
+    }
+}
+
 struct Use {
     arena: Arc<Arena>,
     place: Place,
@@ -204,9 +215,9 @@ impl Slot {
         Ok(self.0.arena.map()?.address() + self.range()?.0)
     }
 
-    /// Whether `other` is the same use of the same slot.
-    pub fn is_same(&self, other: &Slot) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+    /// The slot, without keeping it in use.
+    pub fn downgrade(&self) -> WeakSlot {
+        WeakSlot(Arc::downgrade(&self.0))
     }
 
     fn range(&self) -> io::Result<(usize, usize)> {
