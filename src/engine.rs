@@ -70,6 +70,11 @@ impl Engine {
         &self.config
     }
 
+    /// The memory that the engine shares with workers and hosts.
+    pub fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
     /// Loads a function in its environment and says what it is.
     ///
     /// # Errors

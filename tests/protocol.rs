@@ -26,7 +26,7 @@ fn a_version_from_the_future_is_refused() {
         let channel = tonic::transport::Endpoint::from_shared(rig.endpoint.clone().unwrap()).unwrap().connect().await.unwrap();
         let mut client = HostClient::new(channel);
         let open = proto::Open { protocol_version: 99, ..Default::default() };
-        let first = proto::ExecuteRequest { seq: 0, message: Some(execute_request::Message::Open(open)) };
+        let first = proto::ExecuteRequest { seq: 0, message: Some(execute_request::Message::Open(open)), ..Default::default() };
         let mut answers = client.execute(tokio_stream::iter([first])).await.unwrap().into_inner();
         let Some(execute_response::Message::Failed(error)) = answers.message().await.unwrap().unwrap().message else {
             panic!("not refused")
@@ -68,8 +68,12 @@ fn a_host_that_breaks_the_protocol_ends_only_its_own_session() {
         let channel = tonic::transport::Endpoint::from_shared(rig.endpoint.clone().unwrap()).unwrap().connect().await.unwrap();
         for (messages, code) in cases {
             let shown = format!("{messages:?}");
-            let mut requests = vec![proto::ExecuteRequest { seq: 0, message: Some(Message::Open(open.clone())) }];
-            requests.extend(messages.into_iter().map(|(seq, message)| proto::ExecuteRequest { seq, message: Some(message) }));
+            let mut requests = vec![proto::ExecuteRequest { seq: 0, message: Some(Message::Open(open.clone())), ..Default::default() }];
+            requests.extend(messages.into_iter().map(|(seq, message)| proto::ExecuteRequest {
+                seq,
+                message: Some(message),
+                ..Default::default()
+            }));
             // The stream stays open behind the messages, so that only they can be what ends the session.
             let requests = tokio_stream::StreamExt::chain(tokio_stream::iter(requests), tokio_stream::pending());
             let mut answers = HostClient::new(channel.clone()).execute(requests).await.unwrap().into_inner();
@@ -118,11 +122,15 @@ fn a_cancel_is_heard_by_a_host_that_gives_no_credit() {
             input_schema: ipc::schema_to_ipc(&batch.schema()).into(),
             ..open_identity()
         };
-        let mut requests = vec![proto::ExecuteRequest { seq: 0, message: Some(Message::Open(open)) }];
+        let mut requests = vec![proto::ExecuteRequest { seq: 0, message: Some(Message::Open(open)), ..Default::default() }];
         let mut encoder = Encoder::new(batch.schema()).unwrap();
         for seq in 1..=3 {
             let messages = encoder.encode(&batch).unwrap().into_messages();
-            requests.extend(messages.map(|message| proto::ExecuteRequest { seq, message: Some(Message::Batch(message)) }));
+            requests.extend(messages.map(|message| proto::ExecuteRequest {
+                seq,
+                message: Some(Message::Batch(message)),
+                ..Default::default()
+            }));
         }
         let requests = tokio_stream::StreamExt::chain(tokio_stream::iter(requests), tokio_stream::pending());
         let channel = tonic::transport::Endpoint::from_shared(rig.endpoint.clone().unwrap()).unwrap().connect().await.unwrap();

@@ -37,6 +37,7 @@ mod open;
 mod remote;
 mod sender;
 mod session;
+mod sharing;
 
 pub use function::{FunctionRef, Plan, PlanCall, Source};
 pub use open::{Described, FunctionDescription, OnError, SessionBuilder, SessionOptions};

@@ -4,6 +4,7 @@ use super::{
     FunctionDescription,
     open::schema,
     session::{Limits, Link, Opened, Session},
+    sharing::Sharing,
 };
 use crate::{
     environment::EnvironmentSpec,
@@ -16,7 +17,7 @@ use crate::{
 use arrow_schema::SchemaRef;
 use hyper_util::rt::TokioIo;
 use pillion_wire::{
-    CONNECTION_WINDOW_BYTES, MAX_MESSAGE_BYTES, PROTOCOL_VERSION, STREAM_WINDOW_BYTES,
+    CAPABILITY_SHM, CONNECTION_WINDOW_BYTES, MAX_MESSAGE_BYTES, PROTOCOL_VERSION, STREAM_WINDOW_BYTES,
     frame::{Assembler, FrameLimits},
     proto::{self, execute_request as request, execute_response as response, host_client::HostClient},
 };
@@ -161,7 +162,7 @@ impl Remote {
         let (out, outgoing) = mpsc::unbounded_channel();
         let open = proto::Open {
             protocol_version: PROTOCOL_VERSION,
-            capabilities: vec![],
+            capabilities: vec![CAPABILITY_SHM.to_owned()],
             plan: Some(request.plan),
             environment: Some(environment.clone().into()),
             input_schema: request.input_schema.into(),
@@ -184,7 +185,13 @@ impl Remote {
         let credit = opened.credit.unwrap_or_default();
         let limits = Limits { max_batch_bytes: opened.max_batch_bytes, max_batch_rows: opened.max_batch_rows };
         let frames = Assembler::new(FrameLimits { bytes: limits.max_batch_bytes, rows: limits.max_batch_rows });
+        let sharing = opened.sharing.as_ref().and_then(Sharing::begin).map(|(sharing, proof)| {
+            // A closed stream is reported by the next response.
+            let _ = out.send(ask(0, request::Message::Proof(proof)));
+            sharing
+        });
         let remote = RemoteSession {
+            sharing,
             out: Mutex::new(Some(out)),
             incoming: Mutex::new(Incoming { responses: Some(responses), frames, open: None, owed: Amount::default(), waker: None }),
         };
@@ -200,7 +207,7 @@ impl Remote {
 }
 
 fn ask(seq: u64, message: request::Message) -> proto::ExecuteRequest {
-    proto::ExecuteRequest { seq, message: Some(message) }
+    proto::ExecuteRequest { seq, message: Some(message), ..Default::default() }
 }
 
 /// One session's stream.
@@ -208,6 +215,8 @@ pub(super) struct RemoteSession {
     /// Dropped to end the stream.
     out: Mutex<Option<mpsc::UnboundedSender<proto::ExecuteRequest>>>,
     incoming: Mutex<Incoming>,
+    /// If the sidecar's memory is within reach.
+    sharing: Option<Sharing>,
 }
 
 struct Incoming {
@@ -226,7 +235,12 @@ impl RemoteSession {
     pub fn push(&self, seq: u64, input: Input) -> Result<()> {
         match input {
             Input::Batch(batch) => {
-                let frame = batch.into_frame(&mut None)?;
+                let mut frame = batch.into_frame(&mut None)?;
+                if let Some(sharing) = &self.sharing {
+                    let (placed, wanted) = sharing.place(frame);
+                    frame = placed;
+                    wanted.map_or(Ok(()), |wanted| self.send(ask(0, request::Message::ArenaWanted(wanted))))?;
+                }
                 frame.into_messages().try_for_each(|message| self.send(ask(seq, request::Message::Batch(message))))
             }
             Input::Watermark(watermark) => self.send(ask(seq, request::Message::Watermark(watermark))),
@@ -257,6 +271,7 @@ impl RemoteSession {
                 Poll::Ready(response) => response,
                 Poll::Pending => {
                     incoming.waker = Some(cx.waker().clone());
+                    self.release();
                     return Poll::Pending;
                 }
             };
@@ -265,7 +280,7 @@ impl RemoteSession {
                 Some(Err(status)) => return Poll::Ready(Some(Err(Error::from_status(&status)))),
                 Some(Ok(message)) => message,
             };
-            match incoming.take(message, gate) {
+            match incoming.take(message, gate, self.sharing.as_ref()) {
                 Ok(None) => {}
                 Ok(Some(answer)) => {
                     if let Some(credit) = incoming.credit_due() {
@@ -279,8 +294,21 @@ impl RemoteSession {
         }
     }
 
+    /// Gives slots of results back when there is nothing else to say.
+    fn release(&self) {
+        let released = self.sharing.as_ref().map(Sharing::released).unwrap_or_default();
+        if !released.is_empty() {
+            // A closed stream is reported by the next response.
+            let _ = self.send(proto::ExecuteRequest { released, ..Default::default() });
+        }
+    }
+
     fn send(&self, message: proto::ExecuteRequest) -> Result<()> {
         let out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut message = message;
+        if let Some(sharing) = &self.sharing {
+            message.released.append(&mut sharing.released());
+        }
         let sent = out.as_ref().is_some_and(|out| out.send(message).is_ok());
         if sent { Ok(()) } else { Err(Error::new(Code::SessionClosed, "the session is over")) }
     }
@@ -292,14 +320,22 @@ impl RemoteSession {
 
 impl Incoming {
     /// Turns a response into an answer, if it is or completes one.
-    fn take(&mut self, message: proto::ExecuteResponse, gate: &Gate) -> Result<Option<Answer>> {
-        let proto::ExecuteResponse { seq, timing, metrics, message } = message;
+    fn take(&mut self, message: proto::ExecuteResponse, gate: &Gate, sharing: Option<&Sharing>) -> Result<Option<Answer>> {
+        let proto::ExecuteResponse { seq, timing, metrics, message, released } = message;
+        let violation = |text: &str| Error::new(Code::ProtocolViolation, text);
+        if !sharing.map_or(released.is_empty(), |sharing| sharing.take_back(&released)) {
+            return Err(violation("the sidecar gave back a slot that it does not have"));
+        }
         let timing = timing.unwrap_or_default();
         let refund = Amount::default();
         Ok(Some(match message {
             Some(response::Message::Result(frame)) => {
                 let (seq, timing, metrics) = self.open.take().unwrap_or((seq, timing, metrics));
-                let pushed = self.frames.push(frame).map_err(|error| Error::new(Code::ProtocolViolation, error.to_string()))?;
+                let pushed = match sharing {
+                    Some(sharing) => self.frames.push_shared(frame, |slot| sharing.resolve(slot)),
+                    None => self.frames.push(frame),
+                };
+                let pushed = pushed.map_err(|error| Error::new(Code::ProtocolViolation, error.to_string()))?;
                 let Some(frame) = pushed else {
                     self.open = Some((seq, timing, metrics));
                     return Ok(None);
@@ -319,9 +355,13 @@ impl Incoming {
             Some(response::Message::Snapshotted(snapshotted)) => Answer::Snapshotted { seq, checkpoint_id: snapshotted.checkpoint_id },
             Some(response::Message::Ended(ended)) => Answer::Ended(ended),
             Some(response::Message::Sealed(_) | response::Message::Applied(_)) => return Ok(None),
-            Some(response::Message::Opened(_)) | None => {
-                return Err(Error::new(Code::ProtocolViolation, "the sidecar sent a response out of turn"));
+            Some(response::Message::Arena(offer)) => {
+                let taken = sharing.map_or(Ok(()), |sharing| sharing.take(&offer));
+                taken.map_err(|error| violation("the sidecar's shared memory cannot be used").detail(error.to_string()))?;
+                return Ok(None);
             }
+            None if !released.is_empty() => return Ok(None),
+            Some(response::Message::Opened(_)) | None => return Err(violation("the sidecar sent a response out of turn")),
         }))
     }
 

@@ -3,7 +3,10 @@
 //! Inputs are read by a task of their own, which never stops reading; the host's credit bounds what it can send. Responses are made when the connection asks for them,
 //! within the credit that the host gave.
 
-use super::host_service::{check_version, environment};
+use super::{
+    host_service::{check_version, environment},
+    sharing::Sharing,
+};
 use crate::{
     engine::Engine,
     error::{Code, Error, Result},
@@ -14,7 +17,7 @@ use crate::{
 };
 use bytes::Bytes;
 use pillion_wire::{
-    PROTOCOL_VERSION,
+    CAPABILITY_SHM, PROTOCOL_VERSION,
     frame::{Assembler, FrameLimits, Messages},
     ipc::Encoder,
     proto::{self, execute_request as request, execute_response as response},
@@ -48,6 +51,10 @@ struct Live {
     gate: Gate,
     /// Input credit the host has left, as this side counts it.
     left: std::sync::Mutex<Amount>,
+    /// If both ends have the capability.
+    sharing: Option<Sharing>,
+    /// What the host is told of the memory.
+    offer: Option<proto::ArenaOffer>,
 }
 
 impl Drop for Live {
@@ -139,7 +146,17 @@ async fn open(engine: &Engine, requests: &mut Streaming<proto::ExecuteRequest>) 
     };
     let session = engine.open(request, &environment(engine.config(), open.environment)?).await?;
     let left = session.input_credit();
-    Ok(Live { session, gate: Gate::new(Amount { bytes: credit.bytes, rows: credit.rows }), left: std::sync::Mutex::new(left) })
+    let memory = engine.memory();
+    let offer = if open.capabilities.iter().any(|capability| capability == CAPABILITY_SHM) { memory.offer() } else { None };
+    let most = u64::try_from(left.bytes).unwrap_or(u64::MAX);
+    let sharing = offer.is_some().then(|| Sharing::new(memory.clone(), most));
+    Ok(Live {
+        sharing,
+        offer,
+        session,
+        gate: Gate::new(Amount { bytes: credit.bytes, rows: credit.rows }),
+        left: std::sync::Mutex::new(left),
+    })
 }
 
 /// Turns messages into inputs.
@@ -156,6 +173,9 @@ impl Inputs {
         let violation = |text: &str| Err(Error::new(Code::ProtocolViolation, text));
         let seq = message.seq;
         let session = &self.live.session;
+        if let Some(sharing) = &self.live.sharing {
+            sharing.take_back(&message.released)?;
+        }
         match message.message {
             Some(request::Message::Batch(frame)) => self.batch(seq, frame),
             Some(request::Message::Credit(credit)) => {
@@ -164,6 +184,15 @@ impl Inputs {
             }
             // Stateless functions commit per batch; there is nothing to cut or to forget.
             Some(request::Message::BundleEnd(_) | request::Message::Applied(_)) => Ok(()),
+            Some(request::Message::Proof(proof)) => {
+                self.live.sharing.iter().for_each(|sharing| sharing.prove(&proof.nonce));
+                Ok(())
+            }
+            Some(request::Message::ArenaWanted(wanted)) => {
+                self.live.sharing.iter().for_each(|sharing| sharing.want(wanted.bytes));
+                Ok(())
+            }
+            None if !message.released.is_empty() => Ok(()),
             _ if self.frames.is_open() => violation("an input stands inside a frame"),
             Some(request::Message::Watermark(watermark)) => session.push(seq, Input::Watermark(watermark)),
             Some(request::Message::Idle(idle)) => session.push(seq, Input::Idle(idle)),
@@ -185,7 +214,11 @@ impl Inputs {
         } else if seq != self.seq && seq != 0 {
             return Err(Error::new(Code::ProtocolViolation, "two frames are mixed up"));
         }
-        let frame = self.frames.push(message).map_err(|error| match error {
+        let pushed = match &self.live.sharing {
+            Some(sharing) => self.frames.push_shared(message, |slot| sharing.resolve(slot)),
+            None => self.frames.push(message),
+        };
+        let frame = pushed.map_err(|error| match error {
             pillion_wire::frame::FrameError::TooLarge(..) => Error::new(Code::BatchTooLarge, error.to_string()),
             _ => Error::new(Code::ProtocolViolation, error.to_string()),
         })?;
@@ -211,6 +244,8 @@ struct Open {
     live: Arc<Live>,
     /// An answer that waits for credit.
     held: Option<(Answer, Amount)>,
+    /// A result behind the arena that the host is told of first.
+    ready: Option<proto::ExecuteResponse>,
     /// The rest of the result that is being sent.
     messages: Option<(u64, Messages)>,
     /// Input credit not yet given back to the host.
@@ -230,9 +265,15 @@ impl Stream for Responses {
                 let opened = ready!(Pin::new(opened).poll(cx));
                 let response = match opened.unwrap_or_else(|_| Err(Error::new(Code::InvariantBroken, "the session's reader is gone"))) {
                     Ok(live) => {
-                        let response = opened_response(&live.session);
-                        this.state =
-                            State::Open(Box::new(Open { live, held: None, messages: None, owed: Amount::default(), encoder: None }));
+                        let response = opened_response(&live);
+                        this.state = State::Open(Box::new(Open {
+                            live,
+                            held: None,
+                            ready: None,
+                            messages: None,
+                            owed: Amount::default(),
+                            encoder: None,
+                        }));
                         response
                     }
                     Err(error) => {
@@ -243,7 +284,12 @@ impl Stream for Responses {
                 Poll::Ready(Some(Ok(response)))
             }
             State::Open(open) => match ready!(open.poll_response(cx)) {
-                Some(response) => Poll::Ready(Some(Ok(response))),
+                Some(mut response) => {
+                    if let Some(sharing) = &open.live.sharing {
+                        response.released.append(&mut sharing.released());
+                    }
+                    Poll::Ready(Some(Ok(response)))
+                }
                 None => {
                     this.state = State::Done;
                     Poll::Ready(None)
@@ -267,6 +313,19 @@ impl Drop for Responses {
 
 impl Open {
     fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Option<proto::ExecuteResponse>> {
+        match self.poll_answers(cx) {
+            Poll::Pending => match self.live.sharing.as_ref().and_then(|sharing| sharing.poll_response(cx)) {
+                Some(response) => Poll::Ready(Some(response)),
+                None => Poll::Pending,
+            },
+            response => response,
+        }
+    }
+
+    fn poll_answers(&mut self, cx: &mut Context<'_>) -> Poll<Option<proto::ExecuteResponse>> {
+        if let Some(response) = self.ready.take() {
+            return Poll::Ready(Some(response));
+        }
         if let Some((seq, messages)) = &mut self.messages {
             match messages.next() {
                 Some(message) => return Poll::Ready(Some(respond(*seq, response::Message::Result(message)))),
@@ -322,11 +381,17 @@ impl Open {
         match answer {
             Answer::Batch { seq, result, timing, metrics, refund } => {
                 self.owed = self.owed.plus(refund);
+                let mut offer = None;
                 let result = result.and_then(|batch| {
                     let frame = batch.into_frame(&mut self.encoder).map_err(|error| error.at(seq))?;
-                    frame
-                        .into_inline()
-                        .map_err(|error| Error::new(Code::SystemRefused, format!("a result cannot be read: {error}")).at(seq))
+                    let lent = match &self.live.sharing {
+                        Some(sharing) => sharing.lend(frame),
+                        None => frame.into_inline().map(|frame| (frame, None)),
+                    };
+                    let unreadable = |error| Error::new(Code::SystemRefused, format!("a result cannot be read: {error}")).at(seq);
+                    let (frame, told) = lent.map_err(unreadable)?;
+                    offer = told;
+                    Ok(frame)
                 });
                 let message = match result {
                     Ok(frame) => {
@@ -337,7 +402,14 @@ impl Open {
                     }
                     Err(error) => response::Message::Failed((&error).into()),
                 };
-                proto::ExecuteResponse { seq, timing: Some(timing), metrics, message: Some(message) }
+                let response = proto::ExecuteResponse { seq, timing: Some(timing), metrics, message: Some(message), ..Default::default() };
+                match offer {
+                    Some(offer) => {
+                        self.ready = Some(response);
+                        respond(0, response::Message::Arena(offer))
+                    }
+                    None => response,
+                }
             }
             Answer::Watermark { seq, watermark } => respond(seq, response::Message::Watermark(watermark)),
             Answer::Snapshotted { seq, checkpoint_id } => {
@@ -352,11 +424,13 @@ fn respond(seq: u64, message: response::Message) -> proto::ExecuteResponse {
     proto::ExecuteResponse { seq, message: Some(message), ..Default::default() }
 }
 
-fn opened_response(session: &Session) -> proto::ExecuteResponse {
+fn opened_response(live: &Live) -> proto::ExecuteResponse {
+    let session = &live.session;
     let (described, limits, credit) = (session.described(), session.limits(), session.input_credit());
     let opened = proto::Opened {
         protocol_version: PROTOCOL_VERSION,
-        capabilities: vec![],
+        capabilities: live.offer.is_some().then(|| CAPABILITY_SHM.to_owned()).into_iter().collect(),
+        sharing: live.offer,
         session_id: session.id().to_owned(),
         output_schema: Bytes::clone(&described.output_schema).into(),
         credit: Some(proto::Credit { bytes: credit.bytes, rows: credit.rows }),

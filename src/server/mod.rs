@@ -3,6 +3,7 @@
 mod execute;
 pub mod fn_service;
 mod host_service;
+mod sharing;
 
 use crate::{
     config::Listen,

@@ -4,7 +4,7 @@
 use arrow_array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, cast::AsArray, types::Int64Type};
 use pillion::{
     Config, Error, FunctionRef, Pillion, Plan, Session, SessionOptions,
-    config::{EnvironmentConfig, Listen, PoolConfig},
+    config::{EnvironmentConfig, Listen, PoolConfig, ShmConfig},
     engine::Engine,
     environment,
     host::{Output, SessionBuilder},
@@ -42,6 +42,25 @@ impl From<Door> for Setup {
     }
 }
 
+/// How bodies cross to workers and hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// In messages.
+    Inline,
+    /// In slots of shared memory, down to the smallest.
+    Shm,
+}
+
+thread_local! {
+    /// Of the engines that this test makes; each test runs on a thread of its own.
+    static TRANSPORT: std::cell::Cell<Transport> = const { std::cell::Cell::new(Transport::Shm) };
+}
+
+/// The transport under test.
+pub fn transport() -> Transport {
+    TRANSPORT.get()
+}
+
 /// An engine of a test's own, with everything it leaves behind.
 pub struct Rig {
     pub pillion: Pillion,
@@ -52,7 +71,8 @@ pub struct Rig {
 
 /// A configuration for tests: two workers, own sockets, the cache that all tests share.
 pub fn config(folder: &TempDir) -> Config {
-    Config { runtime_dir: folder.path().join("run"), pool: PoolConfig { max: 2, ..Default::default() }, ..Default::default() }
+    let shm = ShmConfig { enabled: transport() == Transport::Shm, threshold: 1, arena_bytes: 8 << 20, ..Default::default() };
+    Config { runtime_dir: folder.path().join("run"), pool: PoolConfig { max: 2, ..Default::default() }, shm, ..Default::default() }
 }
 
 impl Rig {
@@ -126,24 +146,29 @@ impl Rig {
     }
 }
 
-/// Runs a test through both doors, in a runtime of its own.
+/// Runs a test in processes, through both doors and with both transports.
 pub fn both_doors<F: Future<Output = ()>>(test: impl Fn(Door) -> F) {
-    for door in [Door::Embedded, Door::ConnectUnix] {
-        run(test(door));
-    }
+    in_mode(Mode::Process, |setup| test(setup.door));
 }
 
-/// Runs a test through both doors, in processes and in threads, each time in a runtime of its own.
+/// Runs a test in every mode, with every transport, through both doors.
 pub fn everywhere<F: Future<Output = ()>>(test: impl Fn(Setup) -> F) {
     for mode in [Mode::Process, Mode::Thread] {
         in_mode(mode, &test);
     }
 }
 
-/// Runs a test through both doors in one mode.
+/// Runs a test in one mode, with every transport, through both doors, each time in a runtime of its own.
 pub fn in_mode<F: Future<Output = ()>>(mode: Mode, test: impl Fn(Setup) -> F) {
-    for door in [Door::Embedded, Door::ConnectUnix] {
-        run(test(Setup { door, mode }));
+    for transport in [Transport::Inline, Transport::Shm] {
+        TRANSPORT.set(transport);
+        for door in [Door::Embedded, Door::ConnectUnix] {
+            // Between an embedded host and its threads nothing is transported.
+            if (mode, transport, door) != (Mode::Thread, Transport::Shm, Door::Embedded) {
+                println!("{mode:?}, {transport:?}, {door:?}");
+                run(test(Setup { door, mode }));
+            }
+        }
     }
 }
 

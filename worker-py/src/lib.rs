@@ -45,7 +45,7 @@ mod _native {
     #[pymodule_export]
     use crate::process::set_process_title;
     #[pymodule_export]
-    use crate::runtime::{log, run};
+    use crate::runtime::{Space, log, run, space};
     #[pymodule_export]
     use crate::schema::{schema_from_ipc, schema_to_ipc};
     #[pymodule_export]

@@ -13,6 +13,7 @@ mod frames;
 pub mod logs;
 pub mod message;
 mod outgoing;
+mod outputs;
 mod plans;
 mod ring;
 mod stacks;
@@ -32,6 +33,7 @@ use tokio::sync::oneshot;
 
 pub use frames::nanoseconds;
 pub use logs::log;
+pub use outputs::{Space, space};
 
 use crate::process::{self, Thread};
 use connect::Identity;

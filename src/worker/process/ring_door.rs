@@ -7,16 +7,17 @@ use pillion_wire::{
     proto::{self, ring_packet::Packet},
     shm::{
         Endpoint,
+        arena::{NONCE_FILE_BYTES, nonce_file},
         endpoint::NONCE_BYTES,
         packet::{listen_at, receive, send},
     },
 };
 use std::{
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::Path,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -37,12 +38,31 @@ pub struct Memory {
     /// Largest batch, which an arena should have room for.
     pub max_batch_bytes: u64,
     used: AtomicU64,
+    /// By which hosts prove that they see our memory.
+    nonce: OnceLock<Option<(OwnedFd, [u8; NONCE_BYTES])>>,
 }
 
 impl Memory {
     /// Nothing used yet.
     pub fn new(config: ShmConfig, limits: &Limits) -> Arc<Self> {
-        Arc::new(Memory { config, max_batch_bytes: limits.max_batch_bytes, used: AtomicU64::new(0) })
+        Arc::new(Memory { config, max_batch_bytes: limits.max_batch_bytes, used: AtomicU64::new(0), nonce: OnceLock::new() })
+    }
+
+    /// The file with the nonce, made when it is first needed; `None` if memory is not shared or cannot be.
+    pub fn nonce(&self) -> Option<(BorrowedFd<'_>, &[u8])> {
+        let made = self.nonce.get_or_init(|| {
+            let mut nonce = [0; NONCE_BYTES];
+            getrandom::fill(&mut nonce).ok().filter(|()| self.config.enabled)?;
+            Some((nonce_file(&nonce).ok()?, nonce))
+        });
+        made.as_ref().map(|(file, nonce)| (file.as_fd(), nonce.as_slice()))
+    }
+
+    /// What hosts are told of it.
+    pub fn offer(&self) -> Option<proto::ArenaOffer> {
+        let (file, _) = self.nonce()?;
+        let pid = std::process::id().cast_signed();
+        Some(proto::ArenaOffer { pid, fd: file.as_raw_fd(), bytes: NONCE_FILE_BYTES, ..Default::default() })
     }
 
     /// Permission to make an arena of so many bytes, until it is dropped.

@@ -4,19 +4,20 @@
 //! holds the [`Slot`], and with the last use of that the owner is told. Sizes are sealed, so that nobody's truncation can raise SIGBUS.
 
 use super::{
+    endpoint::NONCE_BYTES,
     map::{Map, OutOfRange},
     slots::{Borrowed, FreeList, Place},
 };
 use crate::proto;
 use arrow_buffer::Buffer;
 use bytes::Bytes;
-use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, fcntl_get_seals, fstat, memfd_create};
+use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags, fallocate, fcntl_add_seals, fcntl_get_seals, fstat, memfd_create};
 use std::{
     fmt, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     panic::AssertUnwindSafe,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicU32, Ordering},
     },
 };
@@ -58,6 +59,43 @@ pub fn check_sealed(file: impl AsFd, bytes: u64) -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the memory file is not sealed, or has another size than was said"));
     }
     Ok(())
+}
+
+/// Opens a memory file that another process holds, by `/proc`. Not for writing unless `write`.
+///
+/// # Errors
+/// If it is another user's, or there is no such process here; [`io::ErrorKind::InvalidData`] if it is no memory file whose size is sealed.
+pub fn open_foreign(offer: &proto::ArenaOffer, write: bool) -> io::Result<OwnedFd> {
+    let access = if write { OFlags::RDWR } else { OFlags::RDONLY };
+    let path = format!("/proc/{}/fd/{}", offer.pid, offer.fd);
+    // Whatever it is, opening it must not wait.
+    let file = rustix::fs::open(path, access | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty())?;
+    check_sealed(&file, offer.bytes)?;
+    Ok(file)
+}
+
+/// A memory file by which another process can prove that it sees the same memory: its first bytes are the nonce.
+///
+/// # Errors
+/// As [`memory_file`].
+pub fn nonce_file(nonce: &[u8]) -> io::Result<OwnedFd> {
+    let file = memory_file("pillion-nonce", NONCE_FILE_BYTES)?;
+    rustix::io::pwrite(&file, nonce, 0)?;
+    forbid_writers(&file);
+    Ok(file)
+}
+
+/// Size of a [`nonce_file`].
+pub const NONCE_FILE_BYTES: u64 = 4096;
+
+/// Reads the nonce in a [`nonce_file`] of another process.
+///
+/// # Errors
+/// As [`open_foreign`].
+pub fn read_nonce(offer: &proto::ArenaOffer) -> io::Result<[u8; NONCE_BYTES]> {
+    let mut nonce = [0; NONCE_BYTES];
+    let count = rustix::io::pread(open_foreign(offer, false)?, &mut nonce, 0)?;
+    if count == NONCE_BYTES { Ok(nonce) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
 
 /// A piece of shared memory as this process sees it. The file stays open for as long, so that others can be given it.
@@ -107,6 +145,17 @@ pub trait Release: Send + Sync {
 /// The use of one slot. Cheap to clone; with the last clone the slot goes back to its owner.
 #[derive(Clone)]
 pub struct Slot(Arc<Use>);
+
+/// A slot that may be in use no more.
+#[derive(Clone)]
+pub struct WeakSlot(Weak<Use>);
+
+impl WeakSlot {
+    /// The slot, if somebody still uses it.
+    pub fn upgrade(&self) -> Option<Slot> {
+        self.0.upgrade().map(Slot)
+    }
+}
 
 struct Use {
     arena: Arc<Arena>,
@@ -166,9 +215,9 @@ impl Slot {
         Ok(self.0.arena.map()?.address() + self.range()?.0)
     }
 
-    /// Whether `other` is the same use of the same slot.
-    pub fn is_same(&self, other: &Slot) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+    /// The slot, without keeping it in use.
+    pub fn downgrade(&self) -> WeakSlot {
+        WeakSlot(Arc::downgrade(&self.0))
     }
 
     fn range(&self) -> io::Result<(usize, usize)> {
@@ -289,6 +338,17 @@ impl PeerArena {
     pub fn new(file: OwnedFd, id: u32, bytes: u64, owner: Arc<dyn Release>) -> io::Result<Arc<Self>> {
         check_sealed(&file, bytes)?;
         let arena = Arc::new(Arena { id: NEXT_ID.fetch_add(1, Ordering::Relaxed), file, bytes, map: OnceLock::new() });
+        Ok(Arc::new(PeerArena { arena, theirs: id, borrowed: Mutex::new(Borrowed::new(bytes)), owner }))
+    }
+
+    /// Makes an arena for another process to own; both call it by this process's id.
+    ///
+    /// # Errors
+    /// As [`memory_file`].
+    pub fn make(name: &str, bytes: u64, owner: Arc<dyn Release>) -> io::Result<Arc<Self>> {
+        let file = memory_file(name, bytes)?;
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        let arena = Arc::new(Arena { id, file, bytes, map: OnceLock::new() });
         Ok(Arc::new(PeerArena { arena, theirs: id, borrowed: Mutex::new(Borrowed::new(bytes)), owner }))
     }
 

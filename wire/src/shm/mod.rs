@@ -11,5 +11,5 @@ pub mod packet;
 pub mod ring;
 pub mod slots;
 
-pub use arena::{Arena, OwnArena, PeerArena, Release, Returns, Slot};
+pub use arena::{Arena, OwnArena, PeerArena, Release, Returns, Slot, WeakSlot};
 pub use endpoint::{Endpoint, Offer, Spin};

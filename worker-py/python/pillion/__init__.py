@@ -17,6 +17,7 @@ after changing its import line.
 from pillion.context import FunctionContext
 from pillion.declare import ScalarFunction, UserDefinedFunction, map_function, udf
 from pillion.errors import PillionError
+from pillion.memory import empty
 from pillion.row import Row
 from pillion.types import DataType, DataTypes
 
@@ -30,6 +31,7 @@ __all__ = [
     "Row",
     "ScalarFunction",
     "UserDefinedFunction",
+    "empty",
     "map_function",
     "udf",
 ]

@@ -9,10 +9,9 @@ use std::time::{Duration, Instant};
 use pillion_wire::frame::{Body, Frame, FrameError};
 use pillion_wire::proto::ring_packet::Packet;
 use pillion_wire::proto::{self, SidecarData, WorkerData};
-use pillion_wire::shm::arena::MAX_ARENA_BYTES;
 use pillion_wire::shm::endpoint::quiet;
 use pillion_wire::shm::packet::{connect_to, receive, ring_address, send};
-use pillion_wire::shm::{Endpoint, Offer, OwnArena, PeerArena, Returns, Slot, Spin};
+use pillion_wire::shm::{Endpoint, Offer, PeerArena, Returns, Slot, Spin};
 use pillion_wire::{MAX_MESSAGE_BYTES, shm::ring};
 use prost::Message;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -22,6 +21,7 @@ use tokio::sync::oneshot::error::TryRecvError;
 
 use super::Broken;
 use super::control::End;
+use super::outputs::Outputs;
 
 /// The sidecar answers within this time, or there are no rings.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -30,11 +30,9 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 pub struct Ring {
     end: Endpoint,
     /// Carries the files of arenas.
-    socket: OwnedFd,
+    socket: Arc<OwnedFd>,
     spin: Spin,
-    offer: proto::RingOffer,
-    /// For results; made when they are first needed.
-    own: Vec<Arc<OwnArena>>,
+    outputs: Arc<Outputs>,
     /// What the sidecar uses of them.
     lent: HashMap<(u32, u64), Slot>,
     /// What the sidecar gave, by its names.
@@ -60,10 +58,9 @@ impl Ring {
         match handshake(socket, join) {
             Some((end, socket, offer)) => Ok(Self {
                 end,
+                outputs: Outputs::install(socket.clone(), offer),
                 socket,
                 spin: Spin::new(Duration::from_nanos(offer.spin_ns)),
-                offer,
-                own: Vec::new(),
                 lent: HashMap::new(),
                 theirs: HashMap::new(),
                 returns: Arc::default(),
@@ -186,38 +183,31 @@ impl Ring {
         Ok(())
     }
 
-    fn place(&mut self, frame: Frame) -> Frame {
+    fn place(&self, frame: Frame) -> Frame {
         let bytes = frame.body_bytes();
-        if bytes < self.offer.threshold_bytes.max(1) {
+        if let Some(slot) = self.outputs.built(frame.body.pieces(), bytes)
+            && !self.lent.contains_key(&(slot.reference().arena, slot.reference().offset))
+        {
+            return Frame { body: Body::Slot(slot), ..frame };
+        }
+        if bytes < self.outputs.threshold() {
             return frame;
         }
-        match self.allocate(bytes) {
+        match self.outputs.allocate(bytes) {
             Some(slot) if slot.fill(frame.body.pieces()).is_ok() => Frame { body: Body::Slot(slot), ..frame },
             _ => frame,
         }
     }
+}
 
-    /// A slot for `length` bytes, in a new arena if need be; `None` if there is no room or no memory.
-    pub fn allocate(&mut self, length: u64) -> Option<Slot> {
-        if let Some(slot) = self.own.iter().find_map(|arena| arena.allocate(length)) {
-            return Some(slot);
-        }
-        let used: u64 = self.own.iter().map(|arena| arena.arena().bytes()).sum();
-        let bytes = length.checked_next_multiple_of(1 << 20)?.max(self.offer.arena_bytes).min(MAX_ARENA_BYTES);
-        if used.checked_add(bytes)? > self.offer.max_arena_bytes {
-            return None;
-        }
-        let arena = OwnArena::new("pillion-results", bytes).ok()?;
-        let grant = proto::ArenaGrant { arena: arena.arena().id(), bytes };
-        send(&self.socket, Packet::Arena(grant), &[arena.arena().file()]).ok()?;
-        let slot = arena.allocate(length);
-        self.own.push(arena);
-        slot
+impl Drop for Ring {
+    fn drop(&mut self) {
+        Outputs::uninstall();
     }
 }
 
 /// Both ends prove that they see the same memory.
-fn handshake(path: &Path, join: proto::RingJoin) -> Option<(Endpoint, OwnedFd, proto::RingOffer)> {
+fn handshake(path: &Path, join: proto::RingJoin) -> Option<(Endpoint, Arc<OwnedFd>, proto::RingOffer)> {
     let socket = connect_to(&ring_address(path)).ok()?;
     set_socket_timeout(&socket, Timeout::Recv, Some(HANDSHAKE)).ok()?;
     send(&socket, Packet::Join(join), &[]).ok()?;
@@ -226,5 +216,5 @@ fn handshake(path: &Path, join: proto::RingJoin) -> Option<(Endpoint, OwnedFd, p
     let capacity = usize::try_from(offer.capacity).ok()?;
     let (end, nonce) = Endpoint::join(Offer { memory, their_bell, our_bell, capacity }, MAX_MESSAGE_BYTES).ok()?;
     send(socket.as_fd(), Packet::Proof(proto::RingProof { nonce: nonce.to_vec() }), &[]).ok()?;
-    matches!(receive(&socket, false).ok()??.0, Packet::Opened(_)).then_some((end, socket, offer))
+    matches!(receive(&socket, false).ok()??.0, Packet::Opened(_)).then(|| (end, Arc::new(socket), offer))
 }

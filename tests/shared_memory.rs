@@ -1,0 +1,180 @@
+//! Shared memory: inputs are read where they lie, hostile workers harm nobody, and nothing stays behind.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
+
+mod support;
+
+use arrow_array::{Array, cast::AsArray};
+use pillion::{Code, EnvironmentSpec, Plan};
+use rustix::process::{Pid, Signal, kill_process};
+use std::time::Duration;
+use support::*;
+
+/// Descriptors of this process that are shared memory of Pillion, and mappings of it.
+fn ours() -> (usize, usize) {
+    let files = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let files = files.filter(|file| std::fs::read_link(file.path()).is_ok_and(|to| to.to_string_lossy().contains("memfd:pillion")));
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    (files.count(), maps.lines().filter(|line| line.contains("memfd:pillion")).count())
+}
+
+/// A process of its own for what counts descriptors: tests of one binary share theirs. Gives true in that process.
+fn alone(test: &str) -> bool {
+    if std::env::var_os("PILLION_TEST_ALONE").is_some() {
+        return true;
+    }
+    let me = std::env::current_exe().unwrap();
+    let status = std::process::Command::new(me).args(["--exact", test, "--nocapture"]).env("PILLION_TEST_ALONE", "1").status().unwrap();
+    assert!(status.success(), "{test} failed in a process of its own");
+    false
+}
+
+#[test]
+fn inputs_lie_in_the_arena_and_are_read_only() {
+    both_doors(async |door| {
+        let rig = Rig::new(door).await;
+        let requirements = ["numpy", "pandas", "pyarrow"].map(str::to_owned).to_vec();
+        let environment = EnvironmentSpec { requirements, ..Default::default() };
+        for name in ["where_arrow", "where_pandas"] {
+            let plan = Plan::scalar(function_in("memory.py", name), vec![0], "r");
+            let opened = rig.pillion.session(plan).environment(environment.clone()).input(numbers([1]).schema()).open().await;
+            let mut session = opened.unwrap();
+            // The first large batch may go inline while the host asks for an arena.
+            let mut place = String::new();
+            for _ in 0..3 {
+                let answer = ask(&mut session, numbers(0..10_000)).await.unwrap();
+                place = strings(&answer.batch)[0].clone().unwrap();
+            }
+            println!("{name}: {place}");
+            let arena = match (transport(), door) {
+                (Transport::Inline, _) => continue,
+                (Transport::Shm, Door::Embedded) => "memfd:pillion-inputs",
+                (Transport::Shm, _) => "memfd:pillion-session",
+            };
+            assert!(place.contains(arena) && place.contains("r--s"), "{place}");
+            assert!(name != "where_pandas" || place.contains("read-only"), "{place}");
+        }
+        rig.end().await;
+    });
+}
+
+#[test]
+fn what_a_function_keeps_stays_as_it_was() {
+    both_doors(async |door| {
+        let rig = Rig::new(door).await;
+        let requirements = ["numpy", "pandas", "pyarrow"].map(str::to_owned).to_vec();
+        let environment = EnvironmentSpec { requirements, ..Default::default() };
+        let plan = Plan::scalar(function_in("memory.py", "keep"), vec![0], "r");
+        let options = pillion::SessionOptions { max_workers: Some(1), ..Default::default() };
+        let opened = rig.pillion.session(plan).environment(environment).options(options).input(numbers([1]).schema()).open().await;
+        let mut session = opened.unwrap();
+        let mut sum = 0;
+        // More than an arena holds, so that some of it must go another way.
+        for at in 1..=120 {
+            sum += at;
+            let answer = ask(&mut session, numbers(at..at + 20_000)).await.unwrap();
+            assert_eq!(values(&answer.batch)[0], Some(sum));
+        }
+        rig.end().await;
+    });
+}
+
+#[test]
+fn no_worker_can_resize_what_is_shared() {
+    run(async {
+        let rig = Rig::new(Door::Embedded).await;
+        let plan = Plan::scalar(function_in("memory.py", "resize"), vec![0], "r");
+        let mut session = rig.pillion.session(plan).input(numbers([1]).schema()).open().await.unwrap();
+        for _ in 0..2 {
+            let outcome = strings(&ask(&mut session, numbers([1])).await.unwrap().batch)[0].clone().unwrap();
+            assert!(outcome.contains("PermissionError") && !outcome.contains("resized"), "{outcome}");
+        }
+        rig.end().await;
+    });
+}
+
+/// A result is copied before it is validated: whatever the worker writes meanwhile, it is a valid batch or an error.
+#[test]
+fn a_worker_that_rewrites_its_results_harms_nobody() {
+    both_doors(async |door| {
+        let rig = Rig::new(door).await;
+        let plan = Plan::scalar(function_in("memory.py", "rewrite"), vec![0], "r");
+        let mut session = rig.pillion.session(plan).input(numbers([1]).schema()).open().await.unwrap();
+        let (mut whole, mut damaged) = (0, 0);
+        for _ in 0..30 {
+            match ask(&mut session, numbers(0..2000)).await {
+                Ok(output) => {
+                    output.batch.column(0).to_data().validate_full().unwrap();
+                    let texts = output.batch.column(0).as_string::<i32>();
+                    whole += usize::from((0..texts.len()).all(|row| texts.value(row) == format!("text {row}")));
+                }
+                Err(error) => {
+                    assert_eq!(error.code(), Code::ProtocolViolation, "{error:?}");
+                    damaged += 1;
+                }
+            }
+        }
+        println!("{whole} whole, {damaged} damaged");
+        assert!(transport() == Transport::Shm || whole == 30);
+        rig.end().await;
+    });
+}
+
+#[test]
+fn a_worker_that_breaks_the_rings_is_ended_and_the_session_goes_on() {
+    run(async {
+        let rig = Rig::new(Door::Embedded).await;
+        for name in ["ring_garbage_on_13", "wild_reference_on_13", "stale_release_on_13"] {
+            let plan = Plan::scalar(function_in("memory.py", name), vec![0], "r");
+            let opened = rig.pillion.session(plan).options(attempts(2)).input(numbers([1]).schema()).open().await;
+            let mut session = opened.unwrap();
+            assert_eq!(values(&ask(&mut session, numbers([1])).await.unwrap().batch), [Some(1)]);
+            let error = ask(&mut session, numbers([13])).await.unwrap_err();
+            assert_eq!((error.code(), error.seq()), (Code::ProtocolViolation, Some(2)), "`{name}`: {error:?}");
+            assert_eq!(values(&ask(&mut session, numbers([2])).await.unwrap().batch), [Some(2)], "`{name}`");
+        }
+        rig.end().await;
+    });
+}
+
+#[test]
+fn nothing_stays_when_workers_are_killed_in_the_middle() {
+    if !alone("nothing_stays_when_workers_are_killed_in_the_middle") {
+        return;
+    }
+    both_doors(async |door| {
+        assert_eq!(ours(), (0, 0), "before");
+        let rig = Rig::new(door).await;
+        let (mut input, mut output) = rig.open("identity").await.split();
+        let sending = tokio::spawn(async move {
+            for at in 0..200 {
+                input.send(numbers(at..at + 5000)).await.unwrap();
+            }
+            input.finish().await.unwrap();
+        });
+        let mut answers = 0;
+        while let Some(answer) = output.recv().await {
+            answer.unwrap();
+            answers += 1;
+            if answers % 40 == 0 {
+                for pid in worker_pids(&rig.pillion).await {
+                    // It may have ended by itself.
+                    let _ = kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
+                }
+            }
+        }
+        assert_eq!(answers, 200);
+        sending.await.unwrap();
+        assert_eq!(transport() == Transport::Shm, ours().0 > 0, "nothing was shared");
+        drop(output);
+        rig.end().await;
+        // Whoever waits for the reaping of a worker drops what it was lent.
+        for _ in 0..100 {
+            if ours() == (0, 0) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(ours(), (0, 0), "after");
+    });
+}
