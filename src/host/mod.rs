@@ -36,6 +36,7 @@ mod open;
 mod remote;
 mod sender;
 mod session;
+mod shares;
 
 pub use function::{FunctionRef, Plan, PlanCall, Source};
 pub use open::{Described, FunctionDescription, OnError, SessionBuilder, SessionOptions};
