@@ -37,6 +37,7 @@ mod open;
 mod remote;
 mod sender;
 mod session;
+mod shares;
 mod sharing;
 
 pub use function::{FunctionRef, Plan, PlanCall, Source};

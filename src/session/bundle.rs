@@ -3,7 +3,7 @@
 //! A bundle keeps up to [`WINDOW`] batches in its worker, so that one crosses while another runs. It ends when there is nothing to do, or when other sessions wait
 //! for the worker. Batches that a worker did not answer go back to the head of the queue; the one it was busy with has used up an attempt.
 
-use super::{Job, Session, timing};
+use super::{Job, Session};
 use crate::{
     batch::Batch,
     error::Error,
@@ -11,7 +11,12 @@ use crate::{
     worker::{Cost, FromWorker, KillCause, Lost, ToWorker},
 };
 use pillion_wire::proto;
-use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tracing::Instrument;
 
@@ -71,6 +76,23 @@ impl Session {
             Err(_) => return false,
         }
         true
+    }
+}
+
+impl Session {
+    /// How long a batch may be expected to take in a worker.
+    fn batch_time(&self) -> Duration {
+        Duration::from_nanos(self.batch_ns.load(Ordering::Relaxed))
+    }
+
+    /// A batch took so long in a worker.
+    fn saw_batch_time(&self, time: Duration) {
+        // Forgets slowly, so that one short batch among long ones does not deceive. A race between drivers loses a sample, no more.
+        let before = match self.batch_ns.load(Ordering::Relaxed) {
+            u64::MAX => 0,
+            before => before - before / 8,
+        };
+        self.batch_ns.store(nanos(time).max(before), Ordering::Relaxed);
     }
 }
 
@@ -331,5 +353,21 @@ impl<'a> Bundle<'a> {
             self.flights.clear();
             self.lease.kill(KillCause::Cancelled).await;
         }
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Splits the time since a batch was queued into stages; the wire gets what nobody else accounts for.
+fn timing(queued: Instant, sent: Instant, cost: Cost) -> proto::Timing {
+    let crossing = nanos(sent.elapsed());
+    proto::Timing {
+        queue_ns: nanos(sent.duration_since(queued)),
+        wire_ns: crossing.saturating_sub(cost.convert_ns + cost.user_ns),
+        convert_ns: cost.convert_ns,
+        user_ns: cost.user_ns,
+        state_ns: 0,
     }
 }

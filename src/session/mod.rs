@@ -22,18 +22,13 @@ use crate::{
     error::{Code, Error, Result},
     metrics::{self, BatchMetrics},
     pool::Pool,
-    worker::Cost,
 };
 use credit::Amount;
 use pillion_wire::proto;
 use std::{
     collections::VecDeque,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
     task::{Context, Poll, Waker},
-    time::Duration,
 };
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
@@ -357,21 +352,6 @@ impl Session {
         Some(job)
     }
 
-    /// How long a batch may be expected to take in a worker.
-    fn batch_time(&self) -> Duration {
-        Duration::from_nanos(self.batch_ns.load(Ordering::Relaxed))
-    }
-
-    /// A batch took so long in a worker.
-    fn saw_batch_time(&self, time: Duration) {
-        // Forgets slowly, so that one short batch among long ones does not deceive. A race between drivers loses a sample, no more.
-        let before = match self.batch_ns.load(Ordering::Relaxed) {
-            u64::MAX => 0,
-            before => before - before / 8,
-        };
-        self.batch_ns.store(nanos(time).max(before), Ordering::Relaxed);
-    }
-
     /// A driver's worker has nothing to do any more.
     fn rest(&self) {
         self.lock().busy -= 1;
@@ -439,22 +419,6 @@ pub fn check_batch(bytes: u64, rows: u64, max_bytes: u64, max_rows: u64) -> Resu
 fn wake(state: &mut State) {
     if let Some(reader) = state.reader.take() {
         reader.wake();
-    }
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// Splits the time since a batch was queued into stages; the wire gets what nobody else accounts for.
-fn timing(queued: Instant, sent: Instant, cost: Cost) -> proto::Timing {
-    let crossing = nanos(sent.elapsed());
-    proto::Timing {
-        queue_ns: nanos(sent.duration_since(queued)),
-        wire_ns: crossing.saturating_sub(cost.convert_ns + cost.user_ns),
-        convert_ns: cost.convert_ns,
-        user_ns: cost.user_ns,
-        state_ns: 0,
     }
 }
 

@@ -9,6 +9,7 @@ use crate::{
 use arrow_schema::Schema;
 use futures_util::future::poll_fn;
 use pillion_wire::{frame::Frame, ipc};
+use std::time::Duration;
 use tokio::time::sleep;
 
 /// As in `bundle.rs`.

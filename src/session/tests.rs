@@ -8,7 +8,7 @@ use arrow_schema::Schema;
 use futures_util::future::poll_fn;
 use pillion_wire::{frame::Frame, ipc};
 use proptest::prelude::*;
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 struct Bench {
     factory: Arc<FakeFactory>,

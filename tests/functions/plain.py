@@ -40,6 +40,12 @@ def slow(a):
 
 
 @udf(result_type="bigint")
+def sleep_milliseconds(a):
+    time.sleep(a / 1000)
+    return a
+
+
+@udf(result_type="bigint")
 def sleep_for_ever_on_13(a):
     if a == 13:
         time.sleep(3600)
