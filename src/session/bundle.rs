@@ -361,7 +361,7 @@ fn nanos(duration: Duration) -> u64 {
 }
 
 /// Splits the time since a batch was queued into stages; the wire gets what nobody else accounts for.
-fn timing(queued: Instant, sent: Instant, cost: Cost) -> proto::Timing {
+pub(super) fn timing(queued: Instant, sent: Instant, cost: Cost) -> proto::Timing {
     let crossing = nanos(sent.elapsed());
     proto::Timing {
         queue_ns: nanos(sent.duration_since(queued)),

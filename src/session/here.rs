@@ -1,7 +1,7 @@
 //! A batch on its caller's own thread: where the workers are threads of this process, the function can as well run where its caller waits. Leases, order and
 //! commit are those of every other batch.
 
-use super::{Answer, Job, Session, check_batch, timing};
+use super::{Answer, Job, Session, bundle::timing, check_batch};
 use crate::{
     batch::Batch,
     error::{Code, Error, Result},
