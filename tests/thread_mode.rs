@@ -128,6 +128,11 @@ fn an_abandoned_function_is_told() {
         let plan = Plan::scalar(function("spin_until_abandoned"), vec![0], "r");
         let mut session = rig.pillion.session(plan).input(batch.schema()).open().await.unwrap();
         session.send(batch).await.unwrap();
+        let runs = async || {
+            let status = rig.pillion.status(true).await.unwrap();
+            status.pools.iter().flat_map(|pool| &pool.workers).any(|worker| worker.stacks.contains("spin_until_abandoned"))
+        };
+        while !runs().await {}
         drop(session);
         // The only worker is replaced although its thread is still busy.
         assert!(ask(&mut rig.open("identity").await, numbers([1])).await.is_ok());
