@@ -65,12 +65,12 @@ class Summary:
             rates = side.rates.get(work)
             if not rates:
                 continue
-            cells = [side.name, spread(rates, number)]
+            cells = [side.name, spread(list(rates.values()), number)]
             for our in ours:
                 # Round by round: what slowed a round down slowed both.
-                ratios = [a / b for a, b in zip(our.rates[work], rates)]
-                cells.append("" if side in self.pillion else spread(ratios, ratio))
-            cells += [f"{statistics.median(side.fixed[work]) * 1e3:,.0f} ms", f"{side.start:.1f} s"]
+                ratios = [our.rates[work][turn] / rates[turn] for turn in rates if turn in our.rates[work]]
+                cells.append("" if side in self.pillion or not ratios else spread(ratios, ratio))
+            cells += [f"{statistics.median(side.fixed[work].values()) * 1e3:,.0f} ms", f"{side.start:.1f} s"]
             lines.append("| " + " | ".join(cells) + " |")
         return "\n".join(lines)
 

@@ -57,7 +57,7 @@ class Side:
         self.adapter = None
         self.versions = {}
         self.start = None
-        # By work: rows of the larger run, rows per second of each round, seconds of a small run, microseconds of one row.
+        # By work: rows of the larger run; by round, rows per second and seconds of fixed cost; microseconds of one row.
         self.rows, self.rates, self.fixed, self.latency, self.note = {}, {}, {}, {}, {}
         self.problems = []
 
@@ -143,7 +143,7 @@ def calibrate(side, work, seconds):
             break
     rate = (rows - SMALL) / max(took - small, 1e-3)
     side.rows[work] = int(min(max(rate * seconds, 4 * SMALL), MOST_ROWS)) // SMALL * SMALL
-    side.rates[work], side.fixed[work] = [], []
+    side.rates[work], side.fixed[work] = {}, {}
 
 
 def timed(side, work, rows):
@@ -153,16 +153,21 @@ def timed(side, work, rows):
     return answer["seconds"]
 
 
-def measure(side, work):
+def measure(side, work, number):
     """Two sizes; the difference is the steady state, the rest is the fixed cost."""
-    rows = side.rows[work]
-    small = timed(side, work, rows // 4)
-    large = timed(side, work, rows)
+    for _ in range(3):
+        rows = side.rows[work]
+        small = timed(side, work, rows // 4)
+        large = timed(side, work, rows)
+        if large > 1.5 * small or rows >= MOST_ROWS:
+            break
+        # The fixed cost hides the difference: more rows show it.
+        side.rows[work] = min(2 * rows, MOST_ROWS)
     if large <= small:
         raise Failed(f"{rows} rows took no longer than {rows // 4}: the machine was disturbed")
     rate = (rows - rows // 4) / (large - small)
-    side.rates[work].append(rate)
-    side.fixed[work].append(max(0.0, small - (rows // 4) / rate))
+    side.rates[work][number] = rate
+    side.fixed[work][number] = max(0.0, small - (rows // 4) / rate)
 
 
 def delay(side, work, count):
@@ -189,7 +194,7 @@ def compare(made, options):
     for work in options.works:
         each(f"{work}, calibration", made, calibrate, work, options.seconds)
         for number in range(options.rounds):
-            each(f"{work}, round {number + 1}", [side for side in made if work in side.rows], measure, work)
+            each(f"{work}, round {number + 1}", [side for side in made if work in side.rows], measure, work, number)
     # A row is looked at in turns too: what disturbs one side disturbs all.
     for number in range(options.rounds):
         each(f"one row, round {number + 1}", made, delay, "add", options.count // options.rounds)

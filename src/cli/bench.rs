@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
 use pillion::FunctionRef;
+use pillion::environment::Mode;
 use pillion::host::Described;
 
 use self::data::Data;
@@ -126,7 +127,9 @@ impl BenchArgs {
 
     fn variants(&self) -> Result<Vec<Variant>, Failure> {
         let wanted = |variant: &Variant| self.only.is_empty() || self.only.iter().any(|name| variant.name().starts_with(name.trim()));
-        let variants: Vec<Variant> = variant::ALL.into_iter().filter(wanted).collect();
+        let mode = self.engine.mode().map(|mode| if mode == Mode::Thread { variant::Mode::Thread } else { variant::Mode::Process });
+        let of_mode = |variant: &Variant| mode.is_none_or(|mode| variant.mode == mode);
+        let variants: Vec<Variant> = variant::ALL.into_iter().filter(of_mode).filter(wanted).collect();
         if variants.is_empty() {
             let names: Vec<String> = variant::ALL.iter().map(|variant| format!("`{}`", variant.name())).collect();
             return Err(Failure::usage(format!("no variant is called `{}`", self.only.join("`, `")))

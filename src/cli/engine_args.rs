@@ -95,6 +95,11 @@ impl EngineArgs {
         Ok(EnvironmentSpec { python, requirements, paths, preload: self.preload.clone(), mode: self.mode, ..EnvironmentSpec::default() })
     }
 
+    /// The mode that was asked for.
+    pub fn mode(&self) -> Option<Mode> {
+        self.mode
+    }
+
     /// Whether packages may have to be installed first.
     pub fn installs(&self) -> bool {
         !self.requirements.is_empty()

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use pillion::config::{self, EnvironmentConfig, Flags, Requirements};
-use pillion::environment::DEFAULT;
+use pillion::config::{self, EnvironmentConfig, Flags, Requirements, Spin};
+use pillion::environment::{self, DEFAULT};
 use pillion::{Code, Config, EnvironmentSpec, Error, Pillion};
 use serde::Serialize;
 use tempfile::TempDir;
@@ -32,6 +32,8 @@ pub enum Mode {
 pub enum Transport {
     Inline,
     Shm,
+    /// Shared memory, and whoever waits sleeps at once.
+    Asleep,
     /// Whatever the mode uses by default.
     Auto,
 }
@@ -68,6 +70,10 @@ pub const ALL: [Variant; 6] = [
     variant(Mode::Thread, Transport::Auto, Door::Connect),
 ];
 
+/// Variants that the design has budgets for, and nobody has to choose between.
+pub const MORE: [Variant; 2] =
+    [variant(Mode::Process, Transport::Asleep, Door::Embedded), variant(Mode::Process, Transport::Asleep, Door::Connect)];
+
 impl Variant {
     /// For people: `process shm, embedded`.
     pub fn name(self) -> String {
@@ -79,6 +85,7 @@ impl Variant {
         match (self.mode, self.transport) {
             (Mode::Process, Transport::Inline) => "process inline",
             (Mode::Process, Transport::Shm) => "process shm",
+            (Mode::Process, Transport::Asleep) => "process shm asleep",
             (Mode::Process, Transport::Auto) => "process",
             (Mode::Thread, _) => "thread",
         }
@@ -96,30 +103,28 @@ impl Variant {
     fn configure(self, base: &Config, environment: &EnvironmentSpec, folder: &Path) -> Result<(PathBuf, EnvironmentSpec), Error> {
         let mut config = base.clone();
         config.runtime_dir = folder.join("run");
-        let name = match &environment.name {
-            Some(name) => name.clone(),
-            None => {
-                if *environment != EnvironmentSpec::default() {
-                    config.environments.insert(DEFAULT.to_owned(), configured(environment, config.environments.get(DEFAULT)));
-                }
-                DEFAULT.to_owned()
-            }
-        };
-        config.environments.entry(name.clone()).or_default();
-        let broken =
-            |error: &dyn std::fmt::Display| Error::new(Code::ConfigInvalid, format!("the configuration cannot be written: {error}"));
-        let mut table = toml::Table::try_from(&config).map_err(|error| broken(&error))?;
-        let knows_shm = table.contains_key("shm");
-        match self.transport {
-            Transport::Shm => put(&mut table, &["shm", "enabled"], true),
-            Transport::Inline if knows_shm => put(&mut table, &["shm", "enabled"], false),
-            Transport::Inline | Transport::Auto => {}
+        // The mode belongs to the variant.
+        let environment = EnvironmentSpec { mode: None, ..environment.clone() };
+        let name = environment.name.clone().unwrap_or_else(|| DEFAULT.to_owned());
+        if environment.name.is_none() && environment != EnvironmentSpec::default() {
+            config.environments.insert(DEFAULT.to_owned(), configured(&environment, config.environments.get(DEFAULT)));
         }
-        if self.mode == Mode::Thread {
-            put(&mut table, &["environments", &name, "mode"], "thread");
+        config.environments.entry(name.clone()).or_default().mode = match self.mode {
+            Mode::Process => environment::Mode::Process,
+            Mode::Thread => environment::Mode::Thread,
+        };
+        match self.transport {
+            Transport::Inline => config.shm.enabled = false,
+            Transport::Shm => config.shm.enabled = true,
+            Transport::Asleep => {
+                config.shm.enabled = true;
+                config.shm.spin = Spin::OFF;
+            }
+            Transport::Auto => {}
         }
         let file = folder.join("bench.toml");
-        fs::write(&file, table.to_string()).map_err(|error| broken(&error))?;
+        fs::write(&file, config.to_toml())
+            .map_err(|error| Error::new(Code::SystemRefused, format!("the configuration cannot be written: {error}")))?;
         Ok((file, EnvironmentSpec::named(name)))
     }
 
@@ -157,19 +162,6 @@ fn configured(spec: &EnvironmentSpec, default: Option<&EnvironmentConfig>) -> En
         preload: spec.preload.clone(),
         start: spec.start,
         ..EnvironmentConfig::default()
-    }
-}
-
-/// Sets a key of nested tables.
-fn put(table: &mut toml::Table, path: &[&str], value: impl Into<toml::Value>) {
-    match path {
-        [] => {}
-        [key] => drop(table.insert((*key).to_owned(), value.into())),
-        [key, rest @ ..] => {
-            if let toml::Value::Table(inner) = table.entry(*key).or_insert_with(|| toml::Value::Table(toml::Table::new())) {
-                put(inner, rest, value);
-            }
-        }
     }
 }
 
