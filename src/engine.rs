@@ -101,7 +101,7 @@ impl Engine {
         };
         let opening = self.reserve()?;
         let (environment, pool) = self.pool(environment).await?;
-        let session = session::open(pool, request, ids, environment.id.clone(), &self.config.limits).await?;
+        let session = session::open(pool, request, ids, (&environment.id, environment.trusted), &self.config.limits).await?;
         let mut sessions = self.sessions();
         // A drain that began meanwhile does not know of this session.
         self.refuse_while_draining()?;

@@ -60,7 +60,7 @@ async fn bench(kind: &str, workers: usize, limits: Limits, act: Act, allowance: 
         options: proto::SessionOptions { unordered: allowance.is_some_and(|allowance| !allowance.ordered), ..Default::default() },
         ..Default::default()
     };
-    let opened = open(pool, request, Ids { session: "s-1".into(), plan: 1 }, "test".into(), &limits).await.unwrap();
+    let opened = open(pool, request, Ids { session: "s-1".into(), plan: 1 }, ("test", false), &limits).await.unwrap();
     let session = Session::embedded(opened, schema()).unwrap();
     let session = match allowance {
         Some(allowance) => session.coalesce(allowance),

@@ -2,8 +2,8 @@
 
 use super::{
     FunctionDescription,
-    coalesce::{Allowance, Coalescer},
-    open,
+    coalesce::Coalescer,
+    open::{self, Allowance},
     remote::RemoteSession,
     sender::Sender,
 };
@@ -65,6 +65,8 @@ pub(super) struct Opened {
     pub output_schema: SchemaRef,
     pub functions: Vec<FunctionDescription>,
     pub environment: proto::EnvironmentDescription,
+    /// Results may be read in place.
+    pub trusted: bool,
     pub limits: Limits,
 }
 
@@ -109,6 +111,7 @@ impl Session {
             output_schema: open::schema(&described.output_schema)?,
             functions,
             environment: described.environment,
+            trusted: described.trusted,
             limits: Limits { max_batch_bytes: limits.max_batch_bytes, max_batch_rows: limits.max_batch_rows },
         };
         let credit = session.input_credit();
@@ -341,6 +344,7 @@ impl SessionOutput {
     pub(super) fn arrays(&self, batch: Batch) -> Result<RecordBatch> {
         match batch {
             Batch::Arrow(batch) => Ok(batch),
+            Batch::Frame(frame) if self.shared.opened.trusted => self.decoder.decode_in_place(&frame).map_err(|error| undecodable(&error)),
             Batch::Frame(frame) => self.decoder.decode(&frame).map_err(|error| undecodable(&error)),
         }
     }

@@ -5,7 +5,7 @@ use pillion_wire::{
     proto,
     shm::{
         OwnArena, PeerArena, Returns, Slot,
-        arena::{open_foreign, read_nonce},
+        memory_file::{open_foreign, read_nonce},
     },
 };
 use std::{

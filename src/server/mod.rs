@@ -3,6 +3,7 @@
 mod execute;
 pub mod fn_service;
 mod host_service;
+mod requests;
 mod sharing;
 
 use crate::{

@@ -7,7 +7,7 @@ use crate::{
 use pillion_wire::{
     frame::{Body, Frame, FrameError},
     proto::{self, execute_response as response},
-    shm::{Arena, PeerArena, Release, Slot, arena::MAX_ARENA_BYTES, endpoint::NONCE_BYTES},
+    shm::{Arena, PeerArena, Release, Slot, endpoint::NONCE_BYTES, memory_file::MAX_ARENA_BYTES},
 };
 use std::{
     collections::{HashMap, VecDeque},

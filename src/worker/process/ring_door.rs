@@ -7,8 +7,8 @@ use pillion_wire::{
     proto::{self, ring_packet::Packet},
     shm::{
         Endpoint,
-        arena::{NONCE_FILE_BYTES, nonce_file},
         endpoint::NONCE_BYTES,
+        memory_file::{NONCE_FILE_BYTES, nonce_file},
         packet::{listen_at, receive, send},
     },
 };

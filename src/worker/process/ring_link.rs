@@ -10,7 +10,7 @@ use pillion_wire::{
     proto::{self, ring_packet::Packet, sidecar_data},
     shm::{
         Arena, Endpoint, OwnArena, PeerArena, Returns, Slot, Spin,
-        arena::MAX_ARENA_BYTES,
+        memory_file::MAX_ARENA_BYTES,
         packet::{receive, send},
         ring::Broken,
     },

@@ -1,5 +1,5 @@
 use super::*;
-use rustix::fs::ftruncate;
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 
 /// The arena of an owner as a borrower sees it, and where its returns go.
 fn pair(bytes: u64) -> (Arc<OwnArena>, Arc<PeerArena>, Arc<Returns>) {

@@ -4,8 +4,8 @@
 //! is kept and written by [`Endpoint::flush`]. An end that sleeps waits for its eventfd, which the other end rings only if it was told of the sleep.
 
 use super::{
-    arena::{check_sealed, memory_file},
     map::Map,
+    memory_file::{check_sealed, memory_file},
     ring::{Broken, Consumer, Producer, ring_bytes},
 };
 use bytes::Bytes;

@@ -7,6 +7,7 @@ pub mod arena;
 pub mod endpoint;
 #[expect(unsafe_code, reason = "memory that another process writes to")]
 pub mod map;
+pub mod memory_file;
 pub mod packet;
 pub mod ring;
 pub mod slots;

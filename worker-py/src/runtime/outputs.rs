@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use pillion_wire::proto::{self, ring_packet::Packet};
-use pillion_wire::shm::arena::MAX_ARENA_BYTES;
+use pillion_wire::shm::memory_file::MAX_ARENA_BYTES;
 use pillion_wire::shm::packet::send;
 use pillion_wire::shm::slots::ALIGNMENT;
 use pillion_wire::shm::{OwnArena, Slot, WeakSlot};
