@@ -99,7 +99,8 @@ mod tests {
 
     #[test]
     fn what_only_a_process_gives_is_refused_where_it_was_asked_for() {
-        let breaks: [(fn(&mut Config), &str); 2] = [
+        type Break = fn(&mut Config);
+        let breaks: [(Break, &str); 2] = [
             (|config| config.pool.max_memory = Some(1 << 30), "`pool.max_memory`"),
             (|config| config.limits.bundle_deadline = Duration::from_secs(3), "`limits.bundle_deadline`"),
         ];
