@@ -9,6 +9,7 @@
 //! plans whose results have as many rows as their inputs.
 
 use super::{
+    open::Allowance,
     sender::Sender,
     session::{Output, Shared},
     shares::{nanos, shared_out},
@@ -35,14 +36,6 @@ use tokio::{
 
 /// Batches from this size on travel alone, and no joint batch is larger: copying them together costs more than a trip.
 const MAX_BYTES: u64 = 256 * 1024;
-
-/// What an operator allows.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Allowance {
-    pub max_delay: Duration,
-    pub max_rows: u64,
-    pub ordered: bool,
-}
 
 /// Stands between a session's halves and its engine.
 pub(super) struct Coalescer {

@@ -1,6 +1,6 @@
 //! Opening sessions, and what functions say of themselves.
 
-use super::{Door, Pillion, Plan, coalesce::Allowance, session::Session};
+use super::{Door, Pillion, Plan, session::Session};
 use crate::{
     environment::EnvironmentSpec,
     error::{Code, Error, Result},
@@ -47,6 +47,14 @@ pub struct SessionOptions {
 
 /// Most rows that are gathered, unless an operator says otherwise.
 const COALESCED_ROWS: u64 = 4096;
+
+/// What an operator allows its batches to be kept back for, see [`SessionOptions::max_delay`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Allowance {
+    pub max_delay: Duration,
+    pub max_rows: u64,
+    pub ordered: bool,
+}
 
 /// Collects what a session needs; see [`Pillion::session`].
 #[derive(Clone)]

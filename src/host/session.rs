@@ -2,8 +2,8 @@
 
 use super::{
     FunctionDescription,
-    coalesce::{Allowance, Coalescer},
-    open,
+    coalesce::Coalescer,
+    open::{self, Allowance},
     remote::RemoteSession,
     sender::Sender,
 };
