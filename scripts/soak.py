@@ -3,12 +3,14 @@
     python scripts/soak.py                      # ten minutes
     python scripts/soak.py --seconds 120
 
-Starts `pillion serve` (target/release/pillion) and a host (target/release/examples/soak) with several sessions, some of which share batches (`max_delay`), all of which
-end and come again. From then on, every `--every` seconds, a random worker is killed; now and then the fork server, or the host, which is then started again.
+Starts `pillion serve` (target/release/pillion) and a host (target/release/examples/soak, from `cargo build --release --example soak`) with
+several sessions, some of which let batches travel together (`max_delay`), all of which end and come again. From then on, every `--every`
+seconds, a random worker is killed; now and then the fork server, or the host, which is then started again.
 
-Samples, of the sidecar: private and shared memory (smaps_rollup), open files, threads, shared-memory files (memfds and what lies in `/dev/shm`), child processes; of the
-host, private memory, files and threads. Compares the second quarter of the time with the last by the median of the samples. Exits with 0 only if every
-answer was right, faults were done, and nothing has grown by more than the tolerances that are printed. Needs nothing but CPython, on Linux.
+Samples, of the sidecar: private and shared memory (smaps_rollup), open files, threads, shared-memory files (memfds and what lies in
+`/dev/shm`), child processes; of the host, private memory, files and threads. Compares the second quarter of the time with the last by the
+median of the samples. Exits with 0 only if every answer was right, faults were done, and nothing has grown by more than the tolerances
+that are printed. Needs nothing but CPython, on Linux.
 """
 
 import argparse
@@ -23,8 +25,6 @@ import time
 from pathlib import Path
 
 from chaos import ROOT, processes_below, send
-
-MIB = 1 << 20
 
 # What may be more at the end than in the second quarter, and is no growth: allocators keep what they are given, and workers come and go.
 TOLERANCES = {
@@ -178,14 +178,12 @@ def fault(host: Host, sidecar: int) -> str | None:
 
 def grown(samples: list[tuple[float, dict[str, float]]], seconds: float) -> bool:
     """Compares the second quarter with the last, and says so."""
-    quarters = [
-        [values for at, values in samples if begin <= at / seconds < end] for begin, end in ((0.25, 0.5), (0.75, 1.01))
-    ]
+    quarters = [[values for at, values in samples if begin <= at / seconds < end] for begin, end in ((0.25, 0.5), (0.75, 1.01))]
     any_grown = False
     print(f"{'':>18}  {'second quarter':>14}  {'last quarter':>12}  {'tolerated':>9}")
     for name, tolerated in TOLERANCES.items():
         before, after = (statistics.median([values[name] for values in quarter if name in values] or [0]) for quarter in quarters)
-        # A quarter of what was there is within what such processes breathe.
+        # A tenth of what was there is within what such processes breathe.
         limit = tolerated + before / 10
         is_grown = after > before + limit
         any_grown |= is_grown
@@ -213,7 +211,8 @@ def main() -> int:
     random.seed(arguments.seed)
     with tempfile.TemporaryDirectory() as name:
         host, faults, samples = soak(arguments, Path(name))
-    counts = ", ".join(f"{count:,} {name}" for name, count in (host.counts | {f"{kind} killed": count for kind, count in faults.items()}).items())
+    totals = host.counts | {f"{kind} killed": count for kind, count in faults.items()}
+    counts = ", ".join(f"{count:,} {name}" for name, count in totals.items())
     print(f"{arguments.seconds:.0f} s: {counts}")
     any_grown = grown(samples, arguments.seconds)
     for line in host.wrong[:10]:
