@@ -98,7 +98,7 @@ impl Engine {
             return Err(Error::new(Code::SessionLimit, message).hint("close some, or raise `limits.max_sessions`").retryable());
         }
         let (environment, pool) = self.pool(environment).await?;
-        let session = session::open(pool, request, ids, environment.id.clone(), &self.config.limits).await?;
+        let session = session::open(pool, request, ids, (environment.id.as_str(), environment.trusted), &self.config.limits).await?;
         let mut sessions = self.sessions();
         // A drain that began meanwhile does not know of this session.
         self.refuse_while_draining()?;

@@ -2,12 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use pillion::config::{self, Flags};
 use pillion::environment::read_requirements;
 use pillion::{EnvironmentSpec, FunctionRef, Pillion};
 
 use super::failure::Failure;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Transport {
+    Auto,
+    Inline,
+    Shm,
+}
 
 #[derive(Debug, Args)]
 pub struct EngineArgs {
@@ -18,6 +25,10 @@ pub struct EngineArgs {
     /// Configuration file (TOML) of the engine inside this process
     #[arg(long, value_name = "FILE", env = "PILLION_CONFIG", help_heading = "Engine")]
     config: Option<PathBuf>,
+
+    /// How batches cross to the workers of an engine inside this process: through shared memory where it can be had (`auto`, `shm`), or in messages (`inline`)
+    #[arg(long, value_enum, help_heading = "Engine", conflicts_with = "connect")]
+    transport: Option<Transport>,
 
     /// A named environment of the configuration
     #[arg(long, value_name = "NAME", help_heading = "Environment", conflicts_with_all = ["python", "requirements", "path", "preload"])]
@@ -51,6 +62,9 @@ impl EngineArgs {
         }
         let mut flags = Flags::default();
         flags.set("--workers", "pool.max", workers);
+        // `auto` leaves it to the configuration.
+        let transport = self.transport.filter(|transport| *transport != Transport::Auto);
+        flags.set("--transport", "shm.enabled", transport.map(|transport| transport == Transport::Shm));
         let config = config::load(self.config.as_deref(), &flags)?;
         Ok(Pillion::embedded(config).await?)
     }

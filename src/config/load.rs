@@ -13,7 +13,7 @@ use super::{Config, Requirements};
 use crate::error::{Code, Error};
 
 /// Sections whose keys can be set by variables; `environments` belongs to the file, since its keys are names.
-const SECTIONS: [&str; 6] = ["server", "pool", "limits", "functions", "metrics", "log"];
+const SECTIONS: [&str; 7] = ["server", "pool", "limits", "shm", "functions", "metrics", "log"];
 /// Keys outside of any section.
 const TOP_LEVEL: [&str; 2] = ["cache_dir", "runtime_dir"];
 const PREFIX: &str = "PILLION_";

@@ -200,6 +200,7 @@ impl Remote {
             output_schema: schema(&opened.output_schema)?,
             functions: opened.functions.into_iter().map(FunctionDescription::from_proto).collect::<Result<_>>()?,
             environment: opened.environment.unwrap_or_default(),
+            trusted: opened.trusted,
             limits,
         };
         Session::new(opened, input, Amount { bytes: credit.bytes, rows: credit.rows }, Link::Remote(Arc::new(remote)))

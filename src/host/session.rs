@@ -63,6 +63,8 @@ pub(super) struct Opened {
     pub output_schema: SchemaRef,
     pub functions: Vec<FunctionDescription>,
     pub environment: proto::EnvironmentDescription,
+    /// Results may be read in place.
+    pub trusted: bool,
     pub limits: Limits,
 }
 
@@ -92,6 +94,7 @@ impl Session {
             output_schema: open::schema(&described.output_schema)?,
             functions,
             environment: described.environment,
+            trusted: described.trusted,
             limits: Limits { max_batch_bytes: limits.max_batch_bytes, max_batch_rows: limits.max_batch_rows },
         };
         let credit = session.input_credit();
@@ -281,7 +284,7 @@ impl SessionOutput {
                     let output = result.and_then(|batch| {
                         let batch = match batch {
                             Batch::Arrow(batch) => batch,
-                            Batch::Frame(frame) => self.decoder.decode(&frame).map_err(|error| undecodable(&error).at(seq))?,
+                            Batch::Frame(frame) => self.decode(&frame).map_err(|error| undecodable(&error).at(seq))?,
                         };
                         Ok(Output { seq, batch, timing, metrics })
                     });
@@ -300,6 +303,10 @@ impl SessionOutput {
             }
         }
         Poll::Ready(None)
+    }
+
+    fn decode(&self, frame: &Frame) -> std::result::Result<RecordBatch, ArrowError> {
+        if self.shared.opened.trusted { self.decoder.decode_in_place(frame) } else { self.decoder.decode(frame) }
     }
 
     /// What the whole session did, retries included; known after the last result.

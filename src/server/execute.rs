@@ -421,6 +421,7 @@ fn opened_response(live: &Live) -> proto::ExecuteResponse {
         max_batch_rows: limits.max_batch_rows,
         functions: described.functions.clone(),
         environment: Some(described.environment.clone()),
+        trusted: described.trusted,
     };
     respond(0, response::Message::Opened(opened))
 }

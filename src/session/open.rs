@@ -36,11 +36,11 @@ pub struct Ids {
     pub plan: u64,
 }
 
-/// Checks the request and loads the plan on one worker of `pool`.
+/// Checks the request and loads the plan on one worker of `pool`. Hosts may read results in place if the environment is `trusted`.
 ///
 /// # Errors
 /// Whatever is wrong with the plan, the function or its environment.
-pub async fn open(pool: Arc<Pool>, request: OpenRequest, ids: Ids, environment_id: String, limits: &Limits) -> Result<Arc<Session>> {
+pub async fn open(pool: Arc<Pool>, request: OpenRequest, ids: Ids, environment: (&str, bool), limits: &Limits) -> Result<Arc<Session>> {
     check(&request)?;
     let behaviour = behaviour(&request.options, limits, pool.max());
     let prepare = Arc::new(proto::Prepare {
@@ -52,10 +52,11 @@ pub async fn open(pool: Arc<Pool>, request: OpenRequest, ids: Ids, environment_i
     });
     pool.keep_plan(ids.plan);
     let prepared = load::prepare(&pool, ids.plan, prepare.clone(), limits).await;
+    let (id, trusted) = (environment.0.to_owned(), environment.1);
     let (prepared, environment) = prepared.inspect_err(|_| pool.retire_plan(ids.plan))?;
-    let environment = proto::EnvironmentDescription { id: environment_id, ..environment };
+    let environment = proto::EnvironmentDescription { id, ..environment };
     let functions = prepared.functions.iter().map(|function| function.name.as_str()).collect::<Vec<_>>().join(", ");
-    let described = Described { output_schema: prepared.output_schema.into(), functions: prepared.functions, environment };
+    let described = Described { output_schema: prepared.output_schema.into(), functions: prepared.functions, environment, trusted };
     let plan = SessionPlan { id: ids.plan, prepare, functions };
     let session = Session::new(ids.session, request.name, &request.traceparent, plan, behaviour, described, pool);
     session.span.in_scope(|| tracing::debug!("session opened"));

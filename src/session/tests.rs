@@ -33,7 +33,7 @@ async fn bench_within(
     let factory = FakeFactory::new(script);
     let pool_limits = PoolLimits { pool: PoolConfig { max: workers, ..Default::default() }, shutdown_grace: Duration::from_millis(100) };
     let pool = Pool::new("test".into(), factory.clone(), pool_limits);
-    let session = open(pool.clone(), request(options), Ids { session: "s-1".into(), plan: 1 }, "test".into(), &limits).await.unwrap();
+    let session = open(pool.clone(), request(options), Ids { session: "s-1".into(), plan: 1 }, ("test", false), &limits).await.unwrap();
     Bench { factory, pool, session }
 }
 
@@ -225,7 +225,7 @@ async fn two_sessions_share_one_worker() {
     let mut sessions = Vec::new();
     for plan in 1..=2 {
         let ids = Ids { session: format!("s-{plan}"), plan };
-        let session = open(pool.clone(), request(Default::default()), ids, "test".into(), &Limits::default()).await.unwrap();
+        let session = open(pool.clone(), request(Default::default()), ids, ("test", false), &Limits::default()).await.unwrap();
         sessions.push(Bench { factory: factory.clone(), pool: pool.clone(), session });
     }
     // The first floods the pool; the second must not wait for all of it.

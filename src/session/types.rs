@@ -67,4 +67,6 @@ pub struct Described {
     pub functions: Vec<proto::FunctionDescription>,
     /// Where they run.
     pub environment: proto::EnvironmentDescription,
+    /// Whether hosts may read results in place, in memory that the functions could still write.
+    pub trusted: bool,
 }
