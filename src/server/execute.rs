@@ -145,7 +145,13 @@ async fn open(engine: &Engine, requests: &mut Streaming<proto::ExecuteRequest>) 
     let offer = if open.capabilities.iter().any(|capability| capability == CAPABILITY_SHM) { memory.offer() } else { None };
     let most = u64::try_from(left.bytes).unwrap_or(u64::MAX);
     let sharing = offer.is_some().then(|| Sharing::new(memory.clone(), most));
-    Ok(Live { sharing, offer, session, gate: Gate::new(Amount { bytes: credit.bytes, rows: credit.rows }), left: std::sync::Mutex::new(left) })
+    Ok(Live {
+        sharing,
+        offer,
+        session,
+        gate: Gate::new(Amount { bytes: credit.bytes, rows: credit.rows }),
+        left: std::sync::Mutex::new(left),
+    })
 }
 
 /// Turns messages into inputs.
@@ -255,8 +261,14 @@ impl Stream for Responses {
                 let response = match opened.unwrap_or_else(|_| Err(Error::new(Code::InvariantBroken, "the session's reader is gone"))) {
                     Ok(live) => {
                         let response = opened_response(&live);
-                        this.state =
-                            State::Open(Box::new(Open { live, held: None, ready: None, messages: None, owed: Amount::default(), encoder: None }));
+                        this.state = State::Open(Box::new(Open {
+                            live,
+                            held: None,
+                            ready: None,
+                            messages: None,
+                            owed: Amount::default(),
+                            encoder: None,
+                        }));
                         response
                     }
                     Err(error) => {

@@ -8,7 +8,9 @@ use crate::{
         ring_door::{Memory, RingDoor},
     },
 };
-use pillion_wire::{CONNECTION_WINDOW_BYTES, MAX_MESSAGE_BYTES, PROTOCOL_VERSION, STREAM_WINDOW_BYTES, metadata, proto, shm::packet::ring_address};
+use pillion_wire::{
+    CONNECTION_WINDOW_BYTES, MAX_MESSAGE_BYTES, PROTOCOL_VERSION, STREAM_WINDOW_BYTES, metadata, proto, shm::packet::ring_address,
+};
 use std::{fs::Permissions, os::unix::fs::PermissionsExt, path::Path, pin::Pin, sync::Arc};
 use tempfile::TempDir;
 use tokio::{net::UnixListener, task::AbortHandle};
@@ -63,7 +65,13 @@ impl FnEndpoint {
                 tracing::error!("the endpoint for workers failed: {error}");
             }
         });
-        Ok(FnEndpoint { address: format!("unix:{}", path.display()), _folder: folder, registry, server: server.abort_handle(), _rings: rings })
+        Ok(FnEndpoint {
+            address: format!("unix:{}", path.display()),
+            _folder: folder,
+            registry,
+            server: server.abort_handle(),
+            _rings: rings,
+        })
     }
 
     /// What workers are told to connect to.

@@ -22,12 +22,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::{
-    io::Interest,
-    net::UnixDatagram,
-    task::AbortHandle,
-    time::timeout,
-};
+use tokio::{io::Interest, net::UnixDatagram, task::AbortHandle, time::timeout};
 
 /// A worker that asks has answered within this time.
 const HANDSHAKE: Duration = Duration::from_secs(5);

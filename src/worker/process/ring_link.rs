@@ -107,7 +107,8 @@ impl RingLink {
         self.own.retain(|(arena, _)| arena.live() > 0);
         let bytes = length.checked_next_multiple_of(1 << 20)?.max(self.memory.config.arena_bytes).min(MAX_ARENA_BYTES);
         let reserved = self.memory.reserve(bytes)?;
-        let arena = OwnArena::new("pillion-inputs", bytes).inspect_err(|error| tracing::debug!("no arena of {bytes} bytes: {error}")).ok()?;
+        let arena =
+            OwnArena::new("pillion-inputs", bytes).inspect_err(|error| tracing::debug!("no arena of {bytes} bytes: {error}")).ok()?;
         if !self.give(arena.arena().clone()) {
             return None;
         }
@@ -136,9 +137,11 @@ impl RingLink {
             return Vec::new();
         }
         let mut closed = Vec::new();
-        self.given.retain(|id, arena| arena.strong_count() > 0 || {
-            closed.push(*id);
-            false
+        self.given.retain(|id, arena| {
+            arena.strong_count() > 0 || {
+                closed.push(*id);
+                false
+            }
         });
         closed
     }

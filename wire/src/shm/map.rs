@@ -134,7 +134,12 @@ impl Map {
     ///
     /// # Errors
     /// [`OutOfRange`].
-    pub fn view<T: RefUnwindSafe + Send + Sync + 'static>(&self, offset: usize, length: usize, owner: Arc<T>) -> Result<Buffer, OutOfRange> {
+    pub fn view<T: RefUnwindSafe + Send + Sync + 'static>(
+        &self,
+        offset: usize,
+        length: usize,
+        owner: Arc<T>,
+    ) -> Result<Buffer, OutOfRange> {
         let start = self.at(offset, length)?;
         // SAFETY: the range was checked and stays mapped while `owner` lives, by the contract above.
         Ok(unsafe { Buffer::from_custom_allocation(start, length, owner) })

@@ -28,7 +28,8 @@ pub fn serve(identity: &Identity, runtime: &Py<PyAny>, queue: &Queue, wires: Wir
     // The control thread has said why there is none.
     let provision = provision.blocking_recv().map_err(|_| Broken(String::from("the worker was not provisioned")))?;
     let limits = FrameLimits { bytes: provision.max_batch_bytes, rows: provision.max_batch_rows };
-    let conversation = Conversation { executor: Executor::new(runtime, queue, limits), assembler: Assembler::new(limits), frame_of: (0, 0) };
+    let conversation =
+        Conversation { executor: Executor::new(runtime, queue, limits), assembler: Assembler::new(limits), frame_of: (0, 0) };
     if provision.capabilities.iter().any(|capability| capability == CAPABILITY_SHM)
         && let Some(socket) = identity.socket()
     {
@@ -143,11 +144,7 @@ struct Conversation<'a> {
 
 impl Conversation<'_> {
     /// Takes one message; gives the answer if it is complete.
-    fn take(
-        &mut self,
-        message: proto::SidecarData,
-        resolve: impl FnOnce(&proto::SlotRef) -> Result<Slot, FrameError>,
-    ) -> Option<Reply> {
+    fn take(&mut self, message: proto::SidecarData, resolve: impl FnOnce(&proto::SlotRef) -> Result<Slot, FrameError>) -> Option<Reply> {
         let proto::SidecarData { seq, plan_id, message, .. } = message;
         match message {
             Some(Request::Batch(frame)) => {
