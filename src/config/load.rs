@@ -14,7 +14,7 @@ use crate::error::{Code, Error};
 use crate::session::MAX_WEIGHT;
 
 /// Sections whose keys can be set by variables; `environments` belongs to the file, since its keys are names.
-const SECTIONS: [&str; 6] = ["server", "pool", "limits", "functions", "metrics", "log"];
+const SECTIONS: [&str; 7] = ["server", "pool", "limits", "shm", "functions", "metrics", "log"];
 /// Keys outside of any section.
 const TOP_LEVEL: [&str; 2] = ["cache_dir", "runtime_dir"];
 const PREFIX: &str = "PILLION_";

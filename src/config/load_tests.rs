@@ -30,6 +30,16 @@ fn defaults_alone_are_a_configuration() {
 }
 
 #[test]
+fn every_section_is_reached_by_variables() {
+    let text = Config::default().to_toml();
+    let sections: Vec<_> = text.lines().filter_map(|line| line.strip_prefix('[')?.strip_suffix(']')).collect();
+    let sections: Vec<_> = sections.into_iter().filter(|name| *name != "environments").collect();
+    assert_eq!(sections.len(), SECTIONS.len(), "{sections:?}");
+    assert!(sections.iter().all(|section| SECTIONS.contains(section)), "{sections:?}");
+    assert!(!from("", &[("PILLION_SHM_ENABLED", "false")], &Flags::default()).unwrap().shm.enabled);
+}
+
+#[test]
 fn what_is_printed_reads_back() {
     let mut config = Config::default();
     config.pool.max_age = Some(Duration::from_secs(5400));

@@ -124,7 +124,8 @@ def ring_bells():
 def forge(message):
     """Puts a message into the ring to the engine, as if the runtime had sent it."""
     for start, end, _ in mappings("pillion-ring"):
-        capacity = (end - start - 4096 - 1024) // 2
+        # Mappings end at a page.
+        capacity = 1 << ((end - start - 4096 - 1024) // 2).bit_length() - 1
         ring = start + 4096 + 512 + capacity
         written = ctypes.c_uint64.from_address(ring)
         data = len(message).to_bytes(4, "little") + message
