@@ -115,6 +115,24 @@ fn workers_share_no_globals() {
 }
 
 #[test]
+fn engines_of_one_process_share_no_globals() {
+    run(async {
+        // They call their workers alike.
+        let rigs = [Rig::new(HERE).await, Rig::new(HERE).await];
+        let mut sessions = vec![];
+        for rig in &rigs {
+            let mut session = rig.open("calls_of_this_worker").await;
+            assert_eq!(values(&ask(&mut session, numbers([0])).await.unwrap().batch), [Some(1)]);
+            sessions.push(session);
+        }
+        drop(sessions);
+        for rig in rigs {
+            rig.end().await;
+        }
+    });
+}
+
+#[test]
 fn an_abandoned_function_is_told() {
     in_mode(Mode::Thread, async |setup| {
         let rig = Rig::with(setup, |config| {

@@ -20,7 +20,7 @@ fn names_defaults_and_descriptions() {
         let python = |version: &str| EnvironmentConfig { python: Some(version.into()), trusted: true, ..Default::default() };
         config.environments = BTreeMap::from([("default".into(), python("3.12")), ("ml".into(), python("3.11"))]);
     });
-    let python = |version: &str| EnvironmentSpec::python(version);
+    let python = |version: &str| EnvironmentSpec { mode: Some(Mode::Process), ..EnvironmentSpec::python(version) };
     assert_eq!(wanted(&configured, &EnvironmentSpec::default()), Ok(python("3.12")));
     assert_eq!(wanted(&configured, &EnvironmentSpec::named("ml")), Ok(python("3.11")));
     assert_eq!(wanted(&configured, &EnvironmentSpec::named("nn")), Err(Code::EnvironmentNotFound));

@@ -122,7 +122,7 @@ impl Session {
         let sender = Sender::new(link.clone(), opened.limits, schema)?;
         let decoder = Decoder::new(&opened.output_schema).map_err(|error| undecodable(&error))?;
         let shared = Arc::new(Shared { opened, gate: Gate::new(credit), link });
-        let input = SessionInput { shared: shared.clone(), way: Way::Straight(sender), finished: false };
+        let input = SessionInput { shared: shared.clone(), way: Way::Straight(Box::new(sender)), finished: false };
         Ok(Session { input, output: SessionOutput { shared, coalescer: None, decoder, done: false, ended: None } })
     }
 
@@ -131,7 +131,7 @@ impl Session {
         let SessionInput { shared, way, finished } = self.input;
         let way = match way {
             Way::Straight(sender) if shared.opened.functions.iter().all(|function| function.kind == "scalar") => {
-                let coalescer = Coalescer::new(shared.clone(), sender, allowance);
+                let coalescer = Coalescer::new(shared.clone(), *sender, allowance);
                 self.output.coalescer = Some(coalescer.clone());
                 Way::Coalesced(coalescer)
             }
@@ -211,7 +211,7 @@ pub struct SessionInput {
 
 /// How inputs go to the engine.
 enum Way {
-    Straight(Sender),
+    Straight(Box<Sender>),
     Coalesced(Arc<Coalescer>),
 }
 

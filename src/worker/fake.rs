@@ -152,13 +152,11 @@ async fn serve(
         };
         let answer = match message {
             ToWorker::Prepare { .. } => {
-                if control.stopped.load(Ordering::SeqCst) {
-                    // It does not get to it.
-                    control.end.subscribe().wait_for(Option::is_some).await.unwrap();
-                    return;
-                } else {
-                    FromWorker::Prepared(prepared.clone())
+                // One that is stopped gets to it once it goes on.
+                while control.stopped.load(Ordering::SeqCst) && control.end.borrow().is_none() {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
                 }
+                FromWorker::Prepared(prepared.clone())
             }
             ToWorker::Release { plan_id } => {
                 released.lock().unwrap().push(plan_id);
@@ -171,36 +169,9 @@ async fn serve(
                     executed.push(seq);
                     executed.iter().filter(|&&other| other == seq).count()
                 };
-                let echo = |seq| answer(seq, Ok(batch.clone()));
-                let mut act = script(seq, times);
-                if let Act::By(judge) = act {
-                    act = judge(&batch);
-                }
-                match act {
-                    Act::Echo => echo(seq),
-                    Act::Lie => echo(seq + 1000),
-                    Act::EchoAfter(pause) => {
-                        tokio::time::sleep(pause).await;
-                        echo(seq)
-                    }
-                    Act::EchoByRows => {
-                        tokio::time::sleep(Duration::from_millis(batch.rows())).await;
-                        echo(seq)
-                    }
-                    Act::Fail => answer(seq, Err(Error::new(Code::FunctionRaised, "it raised"))),
-                    Act::FailAt(row) => {
-                        let row = Some(proto::FailedRow { index: row, ..Default::default() });
-                        let exception = Some(proto::PythonException { row, ..Default::default() });
-                        let code = Code::FunctionRaised.as_str().to_owned();
-                        answer(seq, Err(proto::Error { code, exception, ..Default::default() }.into()))
-                    }
-                    Act::By(_) => unreachable!("it was judged"),
-                    Act::Crash => return control.finish("exit", false),
-                    Act::KilledOutside => return control.finish("signal", true),
-                    Act::Hang => {
-                        control.end.subscribe().wait_for(Option::is_some).await.unwrap();
-                        return;
-                    }
+                match act(&control, &*script, (seq, times), batch).await {
+                    Some(answer) => answer,
+                    None => return,
                 }
             }
         };
@@ -210,6 +181,48 @@ async fn serve(
         }
         while let Ok(message) = queue.try_recv() {
             unread.push_back(message);
+        }
+    }
+}
+
+/// Does what the script says of a batch; nothing if the worker ends over it.
+async fn act(control: &FakeControl, script: &Script, (seq, times): (u64, usize), batch: Batch) -> Option<FromWorker> {
+    let mut act = script(seq, times);
+    if let Act::By(judge) = act {
+        act = judge(&batch);
+    }
+    let rows = batch.rows();
+    let echo = |seq| Some(answer(seq, Ok(batch)));
+    match act {
+        Act::Echo => echo(seq),
+        Act::Lie => echo(seq + 1000),
+        Act::EchoAfter(pause) => {
+            tokio::time::sleep(pause).await;
+            echo(seq)
+        }
+        Act::EchoByRows => {
+            tokio::time::sleep(Duration::from_millis(rows)).await;
+            echo(seq)
+        }
+        Act::Fail => Some(answer(seq, Err(Error::new(Code::FunctionRaised, "it raised")))),
+        Act::FailAt(row) => {
+            let row = Some(proto::FailedRow { index: row, ..Default::default() });
+            let exception = Some(proto::PythonException { row, ..Default::default() });
+            let code = Code::FunctionRaised.as_str().to_owned();
+            Some(answer(seq, Err(proto::Error { code, exception, ..Default::default() }.into())))
+        }
+        Act::By(_) => unreachable!("it was judged"),
+        Act::Crash => {
+            control.finish("exit", false);
+            None
+        }
+        Act::KilledOutside => {
+            control.finish("signal", true);
+            None
+        }
+        Act::Hang => {
+            control.end.subscribe().wait_for(Option::is_some).await.unwrap();
+            None
         }
     }
 }

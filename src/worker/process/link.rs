@@ -80,7 +80,7 @@ impl ProcessFactory {
         let environment = hello.environment.unwrap_or_default();
         let control = Arc::new(ProcessControl { child, out: control_out, stacks, environment, _entry: entry });
         let link = match inbound {
-            Inbound::Stream(inbound) => Link::Stream { out: data_out, inbound: Box::new(inbound) },
+            Inbound::Stream(inbound) => Link::Stream { out: data_out, inbound },
             Inbound::Ring(ring) => {
                 let child = control.child.clone();
                 Link::Ring { ring, exited: Box::pin(async move { _ = child.wait().await }) }

@@ -30,7 +30,7 @@ pub struct Registry {
 /// How a worker sends its data.
 pub(super) enum Inbound {
     /// On a gRPC stream.
-    Stream(Streaming<proto::WorkerData>),
+    Stream(Box<Streaming<proto::WorkerData>>),
     /// Over rings, both ways.
     Ring(Box<RingLink>),
 }
@@ -108,7 +108,7 @@ impl Registry {
     /// A worker has opened its data stream; gives what to send on it. `None` if it has one already.
     pub fn connect_data(&self, id: &str, stream: Streaming<proto::WorkerData>) -> Option<DataOut> {
         let (out, tell) = self.lock().get_mut(id)?.data.take()?;
-        tell.send(Inbound::Stream(stream)).ok()?;
+        tell.send(Inbound::Stream(Box::new(stream))).ok()?;
         Some(out)
     }
 

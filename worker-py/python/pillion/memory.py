@@ -21,8 +21,8 @@ def empty(dtype: Any, rows: int) -> Any:
     """A writable, uninitialised NumPy array of `rows` values, like `numpy.empty`.
 
     In a worker that shares memory with the host it lies there: a function that fills it and returns it (as it is, or as
-    a `pandas.Series` or `pyarrow.array` over it) gives its result without a copy. Elsewhere, and for small arrays, it is
-    ordinary memory. Make a new one for each call: the host reads it after the function has returned.
+    a `pandas.Series` or `pyarrow.array` over it) gives its result without a copy. Elsewhere, and for small arrays, it
+    is ordinary memory. Make a new one for each call: the host reads it after the function has returned.
 
     `dtype` is anything that `numpy.dtype` takes, or one of the numbers in `DataTypes`.
 

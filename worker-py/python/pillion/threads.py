@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import faulthandler
 import importlib
+import itertools
 import json
 import os
 import sys
@@ -23,6 +24,10 @@ from pillion._runtime import Runtime
 
 class Abandoned(BaseException):
     """Raised in a function whose session is gone, so that its thread comes free."""
+
+
+_numbers = itertools.count(1)
+"""Of runtimes: several engines of one process may call their workers alike."""
 
 
 def start(settings: str) -> object:
@@ -51,7 +56,7 @@ def _start(settings: dict[str, Any]) -> object:
 
 def runtime(worker: str) -> Runtime:
     """Return the runtime of a worker, which has functions of its own. Pickles are the engine's to refuse."""
-    return Runtime(allow_pickled_functions=True, worker=worker)
+    return Runtime(allow_pickled_functions=True, worker=f"{worker}-{next(_numbers)}")
 
 
 def environment() -> dict[str, Any]:

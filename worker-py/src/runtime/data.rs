@@ -53,7 +53,7 @@ fn over_rings(mut ring: Ring, mut conversation: Conversation, open: oneshot::Sen
             let Some(Reply { first, outcome, broken }) = conversation.take(message, |slot| ring.resolve(slot)) else { continue };
             match outcome {
                 Outcome::Result(frame) => ring.send_result(first, frame)?,
-                Outcome::Other(answer) => ring.send(proto::WorkerData { message: Some(answer), ..first })?,
+                Outcome::Other(answer) => ring.send(proto::WorkerData { message: Some(*answer), ..first })?,
             }
             if let Some(broken) = broken {
                 return Err(broken);
@@ -115,7 +115,7 @@ fn send(outgoing: &Outgoing, reply: Reply) -> Option<Broken> {
                 proto::WorkerData { message: Some(Answer::Result(frame)), ..around }
             }));
         }
-        Outcome::Other(answer) => outgoing.send([proto::WorkerData { message: Some(answer), ..first }]),
+        Outcome::Other(answer) => outgoing.send([proto::WorkerData { message: Some(*answer), ..first }]),
     }
     broken
 }
@@ -131,7 +131,7 @@ struct Reply {
 
 enum Outcome {
     Result(Frame),
-    Other(Answer),
+    Other(Box<Answer>),
 }
 
 /// The state of the stream.
@@ -182,7 +182,7 @@ impl Conversation {
         let first = proto::WorkerData { seq, plan_id, convert_ns, user_ns, ..Default::default() };
         let outcome = match outcome {
             Ok(result) => Outcome::Result(result),
-            Err(error) => Outcome::Other(Answer::Failed(*error)),
+            Err(error) => Outcome::Other(Box::new(Answer::Failed(*error))),
         };
         Reply { first, outcome, broken: None }
     }
@@ -190,7 +190,7 @@ impl Conversation {
 
 fn answer(seq: u64, plan_id: u64, message: Answer) -> Reply {
     let first = proto::WorkerData { seq, plan_id, ..Default::default() };
-    Reply { first, outcome: Outcome::Other(message), broken: None }
+    Reply { first, outcome: Outcome::Other(Box::new(message)), broken: None }
 }
 
 /// Says what is wrong, and ends the conversation.
