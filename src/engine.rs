@@ -39,6 +39,8 @@ pub struct Engine {
     worker_ids: Arc<AtomicU64>,
     /// The deadline of the drain, once there is one.
     draining: watch::Sender<Option<Duration>>,
+    /// Whether all workers have ended for good.
+    stopped: watch::Sender<bool>,
     started: Instant,
 }
 
@@ -61,6 +63,7 @@ impl Engine {
             plan_ids: AtomicU64::new(0),
             worker_ids: Arc::default(),
             draining: watch::Sender::new(None),
+            stopped: watch::Sender::new(false),
             started: Instant::now(),
         }))
     }
@@ -212,7 +215,13 @@ impl Engine {
             // A panic in there was reported where it happened.
             let _ = end.await;
         }
+        self.stopped.send_replace(true);
         self.endpoint.close();
+    }
+
+    /// Whether all workers have ended for good.
+    pub fn stopped(&self) -> watch::Receiver<bool> {
+        self.stopped.subscribe()
     }
 
     fn refuse_while_draining(&self) -> Result<()> {

@@ -63,7 +63,7 @@ fn a_host_that_breaks_the_protocol_ends_only_its_own_session() {
             (vec![(5, Message::Watermark(Default::default()))], "protocol_violation"),
             (vec![(1, Message::Batch(huge))], "batch_too_large"),
             (vec![(1, Message::Broadcast(header.clone()))], "unsupported"),
-            (vec![(1, Message::Batch(garbage)), (2, Message::End(proto::End {}))], "protocol_violation"),
+            (vec![(1, Message::Batch(garbage)), (2, Message::End(proto::End::default()))], "protocol_violation"),
         ];
         let channel = tonic::transport::Endpoint::from_shared(rig.endpoint.clone().unwrap()).unwrap().connect().await.unwrap();
         for (messages, code) in cases {

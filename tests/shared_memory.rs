@@ -5,7 +5,7 @@
 mod support;
 
 use arrow_array::{Array, cast::AsArray};
-use pillion::{Code, EnvironmentSpec, Plan};
+use pillion::{Code, EnvironmentSpec, Plan, config::EnvironmentConfig};
 use rustix::process::{Pid, Signal, kill_process};
 use std::time::Duration;
 use support::*;
@@ -135,6 +135,41 @@ fn a_worker_that_breaks_the_rings_is_ended_and_the_session_goes_on() {
         }
         rig.end().await;
     });
+}
+
+/// Of two sessions of one worker, the second uses slots again that the first gave back; results of the first that nobody has read, or that are used where they lie, must stay.
+#[test]
+fn results_stay_as_they_are_when_their_session_is_over() {
+    for trusted in [false, true] {
+        both_doors(async |door| {
+            let rig = Rig::with(door, |config| {
+                config.pool.max = 1;
+                config.environments.insert("default".into(), EnvironmentConfig { trusted, ..Default::default() });
+            })
+            .await;
+            let batches = |from: i64| (0..20).map(move |at| numbers(from + 100 * at..from + 100 * (at + 1)));
+            for cancelled in [false, true] {
+                let mut first = rig.open("identity").await;
+                for batch in batches(0) {
+                    first.send(batch).await.unwrap();
+                }
+                first.finish().await.unwrap();
+                let kept = first.recv().await.unwrap();
+                let between = exchange(rig.open("identity").await, batches(1_000_000)).await;
+                let mut found = vec![kept.unwrap().batch];
+                while let Some(output) = if cancelled { None } else { first.recv().await } {
+                    found.push(output.unwrap().batch);
+                }
+                drop(first);
+                let again = exchange(rig.open("identity").await, batches(2_000_000)).await;
+                assert!(between.into_iter().chain(again).all(|answer| answer.is_ok()));
+                assert_eq!(found.len(), if cancelled { 1 } else { 20 });
+                let expected: Vec<_> = batches(0).take(found.len()).flat_map(|batch| values(&batch)).collect();
+                assert_eq!(found.iter().flat_map(values).collect::<Vec<_>>(), expected, "trusted: {trusted}, cancelled: {cancelled}");
+            }
+            rig.end().await;
+        });
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::{
     FunctionDescription,
     open::schema,
     session::{Limits, Link, Opened, Session},
-    sharing::Sharing,
+    sharing::{Outlet, Sharing},
 };
 use crate::{
     environment::EnvironmentSpec,
@@ -185,14 +185,15 @@ impl Remote {
         let credit = opened.credit.unwrap_or_default();
         let limits = Limits { max_batch_bytes: opened.max_batch_bytes, max_batch_rows: opened.max_batch_rows };
         let frames = Assembler::new(FrameLimits { bytes: limits.max_batch_bytes, rows: limits.max_batch_rows });
-        let sharing = opened.sharing.as_ref().and_then(Sharing::begin).map(|(sharing, proof)| {
+        let outlet = Outlet::new(out);
+        let sharing = opened.sharing.as_ref().and_then(|offer| Sharing::begin(offer, outlet.clone())).map(|(sharing, proof)| {
             // A closed stream is reported by the next response.
-            let _ = out.send(ask(0, request::Message::Proof(proof)));
+            outlet.send(ask(0, request::Message::Proof(proof)));
             sharing
         });
         let remote = RemoteSession {
             sharing,
-            out: Mutex::new(Some(out)),
+            outlet,
             incoming: Mutex::new(Incoming { responses: Some(responses), frames, open: None, owed: Amount::default(), waker: None }),
         };
         let opened = Opened {
@@ -213,8 +214,7 @@ fn ask(seq: u64, message: request::Message) -> proto::ExecuteRequest {
 
 /// One session's stream.
 pub(super) struct RemoteSession {
-    /// Dropped to end the stream.
-    out: Mutex<Option<mpsc::UnboundedSender<proto::ExecuteRequest>>>,
+    outlet: Arc<Outlet>,
     incoming: Mutex<Incoming>,
     /// If the sidecar's memory is within reach.
     sharing: Option<Sharing>,
@@ -251,14 +251,17 @@ impl RemoteSession {
     }
 
     pub fn finish(&self, seq: u64) -> Result<()> {
-        self.send(ask(seq, request::Message::End(proto::End {})))
+        self.send(ask(seq, request::Message::End(proto::End::default())))
     }
 
     /// Ends the stream; the sidecar then cancels what is open.
     pub fn close(&self) {
-        self.out.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut incoming = self.incoming();
-        incoming.responses = None;
+        let responses = incoming.responses.take();
+        match &self.sharing {
+            Some(sharing) => sharing.abandon(responses),
+            None => self.outlet.close(),
+        }
         if let Some(waker) = incoming.waker.take() {
             waker.wake();
         }
@@ -272,46 +275,40 @@ impl RemoteSession {
                 Poll::Ready(response) => response,
                 Poll::Pending => {
                     incoming.waker = Some(cx.waker().clone());
-                    self.release();
+                    self.outlet.flush();
                     return Poll::Pending;
                 }
             };
-            let message = match response {
-                None => return Poll::Ready(None),
-                Some(Err(status)) => return Poll::Ready(Some(Err(Error::from_status(&status)))),
-                Some(Ok(message)) => message,
+            let taken = match response {
+                None => {
+                    self.outlet.end();
+                    return Poll::Ready(None);
+                }
+                Some(Err(status)) => Err(Error::from_status(&status)),
+                Some(Ok(message)) => incoming.take(message, gate, self.sharing.as_ref()),
             };
-            match incoming.take(message, gate, self.sharing.as_ref()) {
+            match taken {
                 Ok(None) => {}
                 Ok(Some(answer)) => {
+                    if matches!(answer, Answer::Ended(_)) {
+                        self.outlet.end();
+                    }
                     if let Some(credit) = incoming.credit_due() {
                         // A closed stream is reported by the next response.
                         let _ = self.send(ask(0, request::Message::Credit(credit)));
                     }
                     return Poll::Ready(Some(Ok(answer)));
                 }
-                Err(error) => return Poll::Ready(Some(Err(error))),
+                Err(error) => {
+                    self.outlet.end();
+                    return Poll::Ready(Some(Err(error)));
+                }
             }
         }
     }
 
-    /// Gives slots of results back when there is nothing else to say.
-    fn release(&self) {
-        let released = self.sharing.as_ref().map(Sharing::released).unwrap_or_default();
-        if !released.is_empty() {
-            // A closed stream is reported by the next response.
-            let _ = self.send(proto::ExecuteRequest { released, ..Default::default() });
-        }
-    }
-
     fn send(&self, message: proto::ExecuteRequest) -> Result<()> {
-        let out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut message = message;
-        if let Some(sharing) = &self.sharing {
-            message.released.append(&mut sharing.released());
-        }
-        let sent = out.as_ref().is_some_and(|out| out.send(message).is_ok());
-        if sent { Ok(()) } else { Err(Error::new(Code::SessionClosed, "the session is over")) }
+        if self.outlet.send(message) { Ok(()) } else { Err(Error::new(Code::SessionClosed, "the session is over")) }
     }
 
     fn incoming(&self) -> MutexGuard<'_, Incoming> {
@@ -319,14 +316,22 @@ impl RemoteSession {
     }
 }
 
+impl Drop for RemoteSession {
+    /// Results may outlive it.
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
 impl Incoming {
     /// Turns a response into an answer, if it is or completes one.
     fn take(&mut self, message: proto::ExecuteResponse, gate: &Gate, sharing: Option<&Sharing>) -> Result<Option<Answer>> {
-        let proto::ExecuteResponse { seq, timing, metrics, message, released } = message;
+        let proto::ExecuteResponse { seq, timing, metrics, message, released, closed_arenas } = message;
         let violation = |text: &str| Error::new(Code::ProtocolViolation, text);
         if !sharing.map_or(released.is_empty(), |sharing| sharing.take_back(&released)) {
             return Err(violation("the sidecar gave back a slot that it does not have"));
         }
+        sharing.iter().for_each(|sharing| sharing.forget(&closed_arenas));
         let timing = timing.unwrap_or_default();
         let refund = Amount::default();
         Ok(Some(match message {
@@ -361,7 +366,7 @@ impl Incoming {
                 taken.map_err(|error| violation("the sidecar's shared memory cannot be used").detail(error.to_string()))?;
                 return Ok(None);
             }
-            None if !released.is_empty() => return Ok(None),
+            None if !released.is_empty() || !closed_arenas.is_empty() => return Ok(None),
             Some(response::Message::Opened(_)) | None => return Err(violation("the sidecar sent a response out of turn")),
         }))
     }

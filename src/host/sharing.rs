@@ -2,9 +2,9 @@
 
 use pillion_wire::{
     frame::{Body, Frame, FrameError},
-    proto,
+    proto::{self, execute_request as request},
     shm::{
-        OwnArena, PeerArena, Returns, Slot,
+        OwnArena, PeerArena, Release, Slot,
         memory_file::{open_foreign, read_nonce},
     },
 };
@@ -13,15 +13,96 @@ use std::{
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+use tokio::sync::mpsc;
+use tonic::Streaming;
 
 /// Smaller bodies go inline, in bytes.
 const THRESHOLD: u64 = 32 << 10;
 
 /// What one session shares with its sidecar.
 pub(super) struct Sharing {
-    /// Results' slots that are not used any more.
-    returns: Arc<Returns>,
+    outlet: Arc<Outlet>,
     state: Mutex<State>,
+}
+
+/// This side's half of the session's stream. Results that are used where they lie hold it, too: the sidecar must not use their slots again before they are given back, and
+/// takes a half that is closed for an end of their use.
+#[derive(Default)]
+pub(super) struct Outlet(Mutex<Half>);
+
+#[derive(Default)]
+struct Half {
+    out: Option<mpsc::UnboundedSender<proto::ExecuteRequest>>,
+    /// Results' slots that are not used any more, for the next message.
+    released: Vec<proto::SlotRef>,
+    /// No message will come to travel with.
+    over: bool,
+    /// The other half, once nobody reads it any more.
+    rest: Option<Streaming<proto::ExecuteResponse>>,
+}
+
+impl Outlet {
+    pub fn new(out: mpsc::UnboundedSender<proto::ExecuteRequest>) -> Arc<Self> {
+        Arc::new(Outlet(Mutex::new(Half { out: Some(out), ..Default::default() })))
+    }
+
+    /// Sends a message; false if the stream is closed.
+    pub fn send(&self, message: proto::ExecuteRequest) -> bool {
+        self.lock().send(message)
+    }
+
+    /// Gives back what is not used any more, when there is nothing else to say.
+    pub fn flush(&self) {
+        self.lock().flush();
+    }
+
+    /// The session's last message has come: what is given back from now on is given back at once.
+    pub fn end(&self) {
+        let mut half = self.lock();
+        half.over = true;
+        half.flush();
+    }
+
+    /// Closes the stream. The sidecar then cancels what is open.
+    pub fn close(&self) {
+        self.lock().out = None;
+    }
+
+    /// Keeps the stream, of which nothing is wanted any more, for as long as results of it are used.
+    fn keep(&self, rest: Option<Streaming<proto::ExecuteResponse>>) {
+        let mut half = self.lock();
+        half.send(proto::ExecuteRequest { message: Some(request::Message::End(proto::End { cancel: true })), ..Default::default() });
+        half.over = true;
+        half.rest = rest;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Half> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Half {
+    fn send(&mut self, mut message: proto::ExecuteRequest) -> bool {
+        message.released.append(&mut self.released);
+        self.out.as_ref().is_some_and(|out| out.send(message).is_ok())
+    }
+
+    fn flush(&mut self) {
+        if !self.released.is_empty() {
+            // A closed stream is reported by the next response.
+            self.send(proto::ExecuteRequest::default());
+        }
+    }
+}
+
+impl Release for Outlet {
+    fn release(&self, slot: proto::SlotRef) {
+        let mut half = self.lock();
+        half.released.push(slot);
+        if half.over {
+            half.flush();
+        }
+    }
 }
 
 #[derive(Default)]
@@ -38,9 +119,9 @@ struct State {
 
 impl Sharing {
     /// Looks at the memory that a sidecar offers; gives the proof to send, or `None` if it is not within reach.
-    pub fn begin(offer: &proto::ArenaOffer) -> Option<(Sharing, proto::SharingProof)> {
+    pub fn begin(offer: &proto::ArenaOffer, outlet: Arc<Outlet>) -> Option<(Sharing, proto::SharingProof)> {
         let nonce = read_nonce(offer).inspect_err(|error| tracing::debug!("no memory is shared with the sidecar: {error}")).ok()?;
-        let sharing = Sharing { returns: Arc::default(), state: Mutex::default() };
+        let sharing = Sharing { outlet, state: Mutex::default() };
         Some((sharing, proto::SharingProof { nonce: nonce.to_vec() }))
     }
 
@@ -75,7 +156,7 @@ impl Sharing {
             }
             return Ok(());
         }
-        let arena = PeerArena::new(open_foreign(offer, false)?, offer.arena, offer.bytes, self.returns.clone())?;
+        let arena = PeerArena::new(open_foreign(offer, false)?, offer.arena, offer.bytes, self.outlet.clone())?;
         self.lock().theirs.insert(offer.arena, arena);
         Ok(())
     }
@@ -95,9 +176,21 @@ impl Sharing {
         })
     }
 
-    /// Results that are not used any more, for the next message.
-    pub fn released(&self) -> Vec<proto::SlotRef> {
-        self.returns.take()
+    /// No later result lies in these arenas of workers.
+    pub fn forget(&self, arenas: &[u32]) {
+        let mut state = self.lock();
+        for arena in arenas {
+            state.theirs.remove(arena);
+        }
+    }
+
+    /// Gives the session up. If results are used where they lie, the stream lives for as long as they do; gives back what to drop if not.
+    pub fn abandon(&self, responses: Option<Streaming<proto::ExecuteResponse>>) {
+        if self.lock().theirs.values().any(|arena| arena.live() > 0) {
+            self.outlet.keep(responses);
+        } else {
+            self.outlet.close();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -58,6 +58,8 @@ struct Open {
     owed: Amount,
     /// For results that did not cross a wire so far.
     encoder: Option<Encoder>,
+    /// Set once everything was said; the stream is still what holds the results that the host reads.
+    returned: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 impl Stream for Responses {
@@ -79,6 +81,7 @@ impl Stream for Responses {
                             messages: None,
                             owed: Amount::default(),
                             encoder: None,
+                            returned: None,
                         }));
                         response
                     }
@@ -92,7 +95,7 @@ impl Stream for Responses {
             State::Open(open) => match ready!(open.poll_response(cx)) {
                 Some(mut response) => {
                     if let Some(sharing) = &open.live.sharing {
-                        response.released.append(&mut sharing.released());
+                        sharing.complete(&mut response);
                     }
                     Poll::Ready(Some(Ok(response)))
                 }
@@ -119,7 +122,14 @@ impl Drop for Responses {
 
 impl Open {
     fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Option<proto::ExecuteResponse>> {
+        if let Some(returned) = &mut self.returned {
+            return returned.as_mut().poll(cx).map(|()| None);
+        }
         match self.poll_answers(cx) {
+            Poll::Ready(None) => {
+                self.returned = Some(Box::pin(self.live.clone().returned()));
+                self.poll_response(cx)
+            }
             Poll::Pending => match self.live.sharing.as_ref().and_then(|sharing| sharing.poll_response(cx)) {
                 Some(response) => Poll::Ready(Some(response)),
                 None => Poll::Pending,

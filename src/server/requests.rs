@@ -17,8 +17,11 @@ use pillion_wire::{
     frame::{Assembler, FrameLimits},
     proto::{self, execute_request as request},
 };
-use std::sync::Arc;
-use tokio::{sync::oneshot, time::timeout};
+use std::{future::poll_fn, sync::Arc};
+use tokio::{
+    sync::{oneshot, watch},
+    time::timeout,
+};
 use tonic::Streaming;
 
 /// How far a host may overdraw its credit before it counts as broken: by one batch, which the limits bound.
@@ -38,6 +41,8 @@ pub(super) struct Live {
     pub sharing: Option<Sharing>,
     /// What the host is told of the memory.
     pub offer: Option<proto::ArenaOffer>,
+    /// Whether the workers have ended for good.
+    stopped: watch::Receiver<bool>,
 }
 
 impl Drop for Live {
@@ -56,6 +61,17 @@ impl Live {
             return Err(Error::new(Code::ProtocolViolation, "the host sent more than its credit allows"));
         }
         Ok(())
+    }
+
+    /// Waits until the host uses no results of workers that might use their slots again.
+    pub async fn returned(self: Arc<Self>) {
+        let Some(sharing) = &self.sharing else { return };
+        let mut stopped = self.stopped.clone();
+        tokio::select! {
+            () = poll_fn(|cx| sharing.poll_returned(cx)) => {}
+            // An error says that the engine is gone, and its workers with it.
+            _ = stopped.wait_for(|stopped| *stopped) => {}
+        }
     }
 
     pub fn refund(&self, amount: Amount) {
@@ -86,6 +102,12 @@ pub(super) async fn read(engine: Arc<Engine>, mut requests: Streaming<proto::Exe
         seq: 0,
         ended: false,
     };
+    take_all(&mut inputs, &mut requests).await;
+    inputs.live.sharing.iter().for_each(Sharing::gone);
+}
+
+async fn take_all(inputs: &mut Inputs, requests: &mut Streaming<proto::ExecuteRequest>) {
+    let session = inputs.live.session.clone();
     loop {
         match requests.message().await {
             Ok(Some(message)) => {
@@ -137,6 +159,7 @@ async fn open(engine: &Engine, requests: &mut Streaming<proto::ExecuteRequest>) 
         sharing,
         offer,
         session,
+        stopped: engine.stopped(),
         gate: Gate::new(Amount { bytes: credit.bytes, rows: credit.rows }),
         left: std::sync::Mutex::new(left),
     })
@@ -180,9 +203,13 @@ impl Inputs {
             Some(request::Message::Watermark(watermark)) => session.push(seq, Input::Watermark(watermark)),
             Some(request::Message::Idle(idle)) => session.push(seq, Input::Idle(idle)),
             Some(request::Message::Barrier(barrier)) => session.push(seq, Input::Barrier(barrier)),
-            Some(request::Message::End(_)) => {
+            Some(request::Message::End(end)) => {
                 self.ended = true;
-                session.finish();
+                if end.cancel {
+                    session.cancel(Error::new(Code::Cancelled, "the host cancelled the session"));
+                } else {
+                    session.finish();
+                }
                 Ok(())
             }
             Some(request::Message::Broadcast(_)) => Err(Error::new(Code::Unsupported, "broadcasts need a stateful session")),

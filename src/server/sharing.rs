@@ -13,7 +13,7 @@ use std::{
     collections::{HashMap, VecDeque},
     os::fd::AsRawFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Waker},
+    task::{Context, Poll, Waker},
 };
 
 /// What one session shares with its host.
@@ -27,6 +27,10 @@ pub(super) struct Sharing {
 
 #[derive(Default)]
 struct State {
+    /// The host can give nothing back any more.
+    gone: bool,
+    /// Who waits for [`State::gone`] or the last of `lent`.
+    waker: Option<Waker>,
     /// The host has proven that it sees our memory.
     proven: bool,
     /// What the host writes to.
@@ -44,8 +48,24 @@ struct Outbox(Mutex<Waiting>);
 #[derive(Default)]
 struct Waiting {
     released: Vec<proto::SlotRef>,
+    closed_arenas: Vec<u32>,
     arenas: VecDeque<proto::ArenaOffer>,
     waker: Option<Waker>,
+}
+
+impl State {
+    /// Arenas of workers that are no more, in which the host uses nothing.
+    fn forget_arenas(&mut self) -> Vec<u32> {
+        self.told.extract_if(|_, arena| Arc::strong_count(arena) == 1).map(|(id, _)| id).collect()
+    }
+
+    fn wake(&mut self) {
+        if (self.gone || self.lent.is_empty())
+            && let Some(waker) = self.waker.take()
+        {
+            waker.wake();
+        }
+    }
 }
 
 impl Outbox {
@@ -122,8 +142,26 @@ impl Sharing {
             }
             freed.extend(state.lent.remove(&key));
         }
+        state.wake();
         drop(state);
         Ok(())
+    }
+
+    /// The host has closed its half of the stream, or broken it.
+    pub fn gone(&self) {
+        let mut state = self.lock();
+        state.gone = true;
+        state.wake();
+    }
+
+    /// Waits until the host uses no results, or is gone: before, their slots must not be used again.
+    pub fn poll_returned(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut state = self.lock();
+        if state.gone || state.lent.is_empty() {
+            return Poll::Ready(());
+        }
+        state.waker = Some(cx.waker().clone());
+        Poll::Pending
     }
 
     /// A result as this host can read it, and the arena that it must be told of first.
@@ -137,14 +175,19 @@ impl Sharing {
         let reference = slot.reference();
         state.lent.insert((reference.arena, reference.offset), slot.clone());
         let fresh = state.told.insert(reference.arena, slot.arena().clone()).is_none();
-        let offer = fresh.then(|| offer(slot.arena(), false));
+        let offer = fresh.then(|| {
+            self.outbox.lock().closed_arenas.extend(state.forget_arenas());
+            offer(slot.arena(), false)
+        });
         drop(state);
         Ok((frame, offer))
     }
 
-    /// What has gathered for the host.
-    pub fn released(&self) -> Vec<proto::SlotRef> {
-        std::mem::take(&mut self.outbox.lock().released)
+    /// Adds to a response what has gathered for the host.
+    pub fn complete(&self, response: &mut proto::ExecuteResponse) {
+        let mut waiting = self.outbox.lock();
+        response.released.append(&mut waiting.released);
+        response.closed_arenas.append(&mut waiting.closed_arenas);
     }
 
     /// A response that only shared memory needs; the task is woken when there is another.
