@@ -6,7 +6,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a benchmark that cannot go on has nothing to say")]
 
 use arrow_array::{ArrayRef, Int64Array, RecordBatch};
-use pillion::{Config, EnvironmentSpec, FunctionRef, Pillion, Plan, Session, config::PoolConfig};
+use pillion::{
+    Config, EnvironmentSpec, FunctionRef, Pillion, Plan, Session,
+    config::{PoolConfig, Spin},
+    host::Timing,
+};
 use std::{
     hint::black_box,
     sync::Arc,
@@ -19,6 +23,8 @@ use tokio::runtime::Builder;
 const LARGE: usize = 100_000;
 /// Batches that do not fit into any cache together.
 const FRESH: usize = 64;
+/// Long enough for everybody to fall asleep, and for others to use the caches.
+const PAUSE: Duration = Duration::from_millis(5);
 
 fn batch(rows: usize, from: i64) -> RecordBatch {
     let column = || Arc::new(Int64Array::from_iter_values(from..from + rows as i64)) as ArrayRef;
@@ -34,11 +40,25 @@ async fn open(pillion: &Pillion, function: &str, columns: usize) -> Session {
     opened.unwrap_or_else(|error| panic!("`{function}` does not open: {error:?}"))
 }
 
-async fn round_trip(session: &mut Session, batch: &RecordBatch) -> Duration {
+async fn round_trip(session: &mut Session, batch: &RecordBatch) -> (Duration, Timing) {
     let begun = Instant::now();
     session.send(batch.clone()).await.expect("sent");
-    black_box(session.recv().await.expect("answered").expect("no failure"));
-    begun.elapsed()
+    let answer = black_box(session.recv().await.expect("answered").expect("no failure"));
+    (begun.elapsed(), answer.timing)
+}
+
+/// A line with the median of round trips, and lines with the medians of their parts.
+fn trips(text: &str, must: &str, trips: &[(Duration, Timing)]) {
+    row(text, must, p50(trips.iter().map(|(took, _)| *took).collect()), "µs");
+    let inside = |of: fn(&Timing) -> u64| p50(trips.iter().map(|(_, timing)| Duration::from_nanos(of(timing))).collect());
+    row("  of it: queue", "", inside(|timing| timing.queue_ns), "µs");
+    row("  of it: conversion", "", inside(|timing| timing.convert_ns), "µs");
+    row("  of it: user code", "", inside(|timing| timing.user_ns), "µs");
+    row("  of it: the rest of the crossing", "", inside(|timing| timing.wire_ns), "µs");
+}
+
+fn row(text: &str, must: &str, measured: f64, unit: &str) {
+    println!("{text:<58} {must:>6} {measured:>9.1} {unit}");
 }
 
 fn p50(mut times: Vec<Duration>) -> f64 {
@@ -85,45 +105,49 @@ fn rate_here(session: &mut Session, batches: &[RecordBatch]) -> f64 {
 fn main() {
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     let folder = TempDir::new().expect("a temporary folder");
-    let config = Config { runtime_dir: folder.path().join("run"), pool: PoolConfig { max: 1, ..Default::default() }, ..Default::default() };
-    let pillion = runtime.block_on(Pillion::embedded(config)).expect("an engine");
-    let row = |text: &str, must: &str, measured: f64, unit: &str| println!("{text:<58} {must:>6} {measured:>9.1} {unit}");
+    let config =
+        |name| Config { runtime_dir: folder.path().join(name), pool: PoolConfig { max: 1, ..Default::default() }, ..Default::default() };
+    let pillion = runtime.block_on(Pillion::embedded(config("run"))).expect("an engine");
+    let mut nobody_watches = config("asleep");
+    nobody_watches.shm.spin = Spin::OFF;
+    let sleepy = runtime.block_on(Pillion::embedded(nobody_watches)).expect("another engine");
 
     let (one, engine) = (batch(1, 0), pillion.clone());
-    let mut session = runtime.block_on(open(&engine, "arrow_identity", 1));
+    let mut session = runtime.block_on(open(&engine, "identity", 1));
     for _ in 0..200 {
         session.call_here(one.clone()).expect("no failure");
     }
-    let mut outputs = Vec::new();
-    let times = (0..20_000).map(|_| {
+    let mut here = |pause: Duration| {
+        std::thread::sleep(pause);
         let begun = Instant::now();
-        outputs.push(black_box(session.call_here(one.clone()).expect("no failure")).timing);
-        begun.elapsed()
-    });
-    let times: Vec<_> = times.collect();
-    row("1 row, arrow function, p50: caller's thread", "30", p50(times), "µs");
-    let inside = |of: fn(&pillion::host::Timing) -> u64| p50(outputs.iter().map(|timing| Duration::from_nanos(of(timing))).collect());
-    row("  of it: conversion", "", inside(|timing| timing.convert_ns), "µs");
-    row("  of it: user code", "", inside(|timing| timing.user_ns), "µs");
-    row("  of it: the rest of the crossing", "", inside(|timing| timing.wire_ns), "µs");
+        let answer = black_box(session.call_here(one.clone()).expect("no failure"));
+        (begun.elapsed(), answer.timing)
+    };
+    let times: Vec<_> = (0..20_000).map(|_| here(Duration::ZERO)).collect();
+    trips("1 row, arrow function, p50: caller's thread", "30", &times);
+    let times: Vec<_> = (0..500).map(|_| here(PAUSE)).collect();
+    trips("1 row, arrow function, p50: caller's thread after a pause", "", &times);
 
-    let batch_of_one = one.clone();
-    let task = runtime.spawn(async move {
-        let mut session = open(&engine, "arrow_identity", 1).await;
-        let mut spinning = Vec::new();
-        for _ in 0..10_000 {
-            spinning.push(round_trip(&mut session, &batch_of_one).await);
-        }
-        let mut asleep = Vec::new();
-        for _ in 0..500 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-            asleep.push(round_trip(&mut session, &batch_of_one).await);
-        }
-        (p50(spinning), p50(asleep))
-    });
-    let (spinning, asleep) = runtime.block_on(task).expect("no panic");
-    row("1 row, arrow function, p50: worker's thread, one by one", "30", spinning, "µs");
-    row("1 row, arrow function, p50: worker's thread, asleep", "100", asleep, "µs");
+    for (engine, count, pause, text, must) in [
+        (&pillion, 10_000, Duration::ZERO, "worker's thread, watching", "30"),
+        (&sleepy, 10_000, Duration::ZERO, "worker's thread, asleep", "100"),
+        (&sleepy, 500, PAUSE, "worker's thread after a pause", ""),
+    ] {
+        let (engine, one) = (engine.clone(), one.clone());
+        let task = runtime.spawn(async move {
+            let mut session = open(&engine, "identity", 1).await;
+            let mut times = Vec::new();
+            for _ in 0..count {
+                if !pause.is_zero() {
+                    tokio::time::sleep(pause).await;
+                }
+                times.push(round_trip(&mut session, &one).await);
+            }
+            times
+        });
+        let times = runtime.block_on(task).expect("no panic");
+        trips(&format!("1 row, arrow function, p50: {text}"), must, &times);
+    }
 
     let hot = Arc::new(vec![batch(LARGE, 0)]);
     let fresh: Arc<Vec<_>> = Arc::new((0..FRESH).map(|at| batch(LARGE, at as i64)).collect());
@@ -138,4 +162,5 @@ fn main() {
     row("2 x int64 added, 100,000 rows: caller's thread, fresh", "400", rate_here(&mut session, &fresh), "Mrows/s");
     drop(session);
     runtime.block_on(pillion.shutdown());
+    runtime.block_on(sleepy.shutdown());
 }

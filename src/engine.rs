@@ -1,7 +1,7 @@
 //! The engine: everything behind both doors (DESIGN D5). It owns the environments, their pools, the sessions, and the endpoint that workers connect to.
 
 use crate::{
-    config::Config,
+    config::{Config, Limits},
     environment::{Environment, EnvironmentSpec, Environments, Mode},
     error::{Code, Error, Result},
     pool::{Pool, PoolLimits},
@@ -10,7 +10,7 @@ use crate::{
     worker::{
         WorkerFactory,
         process::{LaunchLimits, LaunchSpec, Launcher, OutputLimits, link::ProcessFactory, ring_door::Memory},
-        thread::{ResultLimits, ThreadFactory},
+        thread::{ThreadFactory, ThreadSettings},
     },
 };
 use pillion_wire::proto;
@@ -267,8 +267,10 @@ impl Engine {
         let factory: Arc<dyn WorkerFactory> = match environment.mode {
             Mode::Process => Arc::new(self.processes(environment)),
             Mode::Thread => {
-                let limits = ResultLimits { bytes: self.config.limits.max_batch_bytes, rows: self.config.limits.max_batch_rows };
-                Arc::new(ThreadFactory::new(environment, limits, self.config.pool.start_timeout, self.worker_ids.clone()))
+                let Limits { max_batch_bytes, max_batch_rows, .. } = self.config.limits;
+                let settings =
+                    ThreadSettings { result_bytes: max_batch_bytes, result_rows: max_batch_rows, spin: self.config.shm.spin.limit() };
+                Arc::new(ThreadFactory::new(environment, settings, self.config.pool.start_timeout, self.worker_ids.clone()))
             }
         };
         let limits = PoolLimits { pool: self.config.pool.clone(), shutdown_grace: self.config.limits.shutdown_grace };

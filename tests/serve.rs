@@ -231,3 +231,112 @@ fn the_configuration_in_effect_can_be_printed_and_read_back() {
     fs::write(&file, &printed).unwrap();
     assert_eq!(print(&["--config", file.to_str().unwrap()]), printed);
 }
+
+/// Whom the next test kills.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Victim {
+    TheHost,
+    TheSidecar,
+    TheWorker,
+}
+
+/// Descendants of a process.
+fn descendants(pid: u32) -> Vec<u32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lists = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    let children: Vec<u32> =
+        lists.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect();
+    children.iter().copied().chain(children.iter().flat_map(|&child| descendants(child))).collect()
+}
+
+fn is_worker(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains("pillion.worker"))
+}
+
+/// Open files and mappings of a process that are shared memory of this kind.
+fn shared(pid: u32, kind: &str) -> usize {
+    let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let files = files.filter(|file| fs::read_link(file.path()).is_ok_and(|to| to.to_string_lossy().contains(kind)));
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    files.count() + maps.lines().filter(|line| line.contains(kind)).count()
+}
+
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < deadline, "it never was so: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Not a test of its own: the host of the next one, in a process that can be killed. Calls a function until that fails, then lets go of everything and waits.
+#[tokio::test]
+async fn a_host_in_a_process_of_its_own() {
+    let Some(endpoint) = std::env::var("PILLION_TEST_HOST_OF").ok() else { return };
+    let pillion = Pillion::connect(&endpoint).await.unwrap();
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/functions/plain.py");
+    let plan = Plan::scalar(FunctionRef::file(file, "identity"), vec![0], "r");
+    let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..20_000));
+    let batch = RecordBatch::try_from_iter_with_nullable([("a", numbers, true)]).unwrap();
+    let mut session = pillion.session(plan).input(batch.schema()).open().await.unwrap();
+    loop {
+        let Ok(_) = session.send(batch.clone()).await else { break };
+        let Some(Ok(answer)) = session.recv().await else { break };
+        assert_eq!(answer.batch.column(0), batch.column(0));
+    }
+    drop((session, pillion));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+}
+
+/// Shared memory and whoever uses it are gone, whichever of the three processes that share it are killed, in whatever order.
+#[test]
+fn nothing_stays_whoever_is_killed_first() {
+    use Victim::*;
+    const MEMORY: &str = "memfd:pillion";
+    for order in [
+        [TheHost, TheSidecar, TheWorker],
+        [TheHost, TheWorker, TheSidecar],
+        [TheSidecar, TheHost, TheWorker],
+        [TheSidecar, TheWorker, TheHost],
+        [TheWorker, TheHost, TheSidecar],
+        [TheWorker, TheSidecar, TheHost],
+    ] {
+        let sidecar = Sidecar::start(&["--log", "error", "--workers", "1"]);
+        let me = std::env::current_exe().unwrap();
+        let mut host = Command::new(me);
+        host.args(["--exact", "a_host_in_a_process_of_its_own"]).env("PILLION_TEST_HOST_OF", &sidecar.endpoint);
+        let mut host = host.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let (the_host, the_sidecar) = (host.id(), sidecar.process.id());
+        // Both kinds of arenas are in use.
+        wait_until("the host shares memory", || {
+            ["memfd:pillion-session", "memfd:pillion-results"].iter().all(|kind| shared(the_host, kind) > 0)
+        });
+        let mut killed = Vec::new();
+        let mut all = vec![the_host, the_sidecar];
+        for victim in order {
+            all.extend(descendants(the_sidecar));
+            let pids: Vec<u32> = match victim {
+                TheHost => vec![the_host],
+                TheSidecar => vec![the_sidecar],
+                TheWorker => all.iter().copied().filter(|&pid| is_worker(pid)).collect(),
+            };
+            for pid in pids {
+                // A worker whose sidecar is gone may have ended by itself.
+                let _ = kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL);
+            }
+            killed.push(victim);
+            // What is left lets go of what it shared with who is gone.
+            if killed.contains(&TheHost) && !killed.contains(&TheSidecar) {
+                wait_until(&format!("{order:?}: the sidecar forgets the session"), || shared(the_sidecar, "memfd:pillion-session") == 0);
+            }
+            if killed.contains(&TheSidecar) && !killed.contains(&TheHost) {
+                wait_until(&format!("{order:?}: the host forgets the sidecar"), || shared(the_host, MEMORY) == 0);
+            }
+        }
+        let _ = host.wait();
+        drop(sidecar);
+        wait_until(&format!("{order:?}: nothing is left of {all:?}"), || {
+            all.iter().all(|&pid| shared(pid, MEMORY) == 0 && !is_worker(pid))
+        });
+    }
+}

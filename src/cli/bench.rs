@@ -28,7 +28,7 @@ use self::lab::{Lab, Task};
 use self::output::Place;
 use self::report::{Function, Machine, Measured, Report};
 use self::variant::Variant;
-use super::engine_args::{EngineArgs, function_ref};
+use super::engine_args::{self, EngineArgs, function_ref};
 use super::failure::Failure;
 use super::progress::Progress;
 use super::signals::Signals;
@@ -129,10 +129,17 @@ impl BenchArgs {
         let wanted = |variant: &Variant| self.only.is_empty() || self.only.iter().any(|name| variant.name().starts_with(name.trim()));
         let mode = self.engine.mode().map(|mode| if mode == Mode::Thread { variant::Mode::Thread } else { variant::Mode::Process });
         let of_mode = |variant: &Variant| mode.is_none_or(|mode| variant.mode == mode);
-        let variants: Vec<Variant> = variant::ALL.into_iter().filter(of_mode).filter(wanted).collect();
+        let transport = self.engine.transport().map(|transport| match transport {
+            engine_args::Transport::Inline => variant::Transport::Inline,
+            _ => variant::Transport::Shm,
+        });
+        let of_transport =
+            |variant: &Variant| variant.mode == variant::Mode::Thread || transport.is_none_or(|transport| variant.transport == transport);
+        let possible: Vec<Variant> = variant::ALL.into_iter().filter(of_mode).filter(of_transport).collect();
+        let variants: Vec<Variant> = possible.iter().copied().filter(wanted).collect();
         if variants.is_empty() {
-            let names: Vec<String> = variant::ALL.iter().map(|variant| format!("`{}`", variant.name())).collect();
-            return Err(Failure::usage(format!("no variant is called `{}`", self.only.join("`, `")))
+            let names: Vec<String> = possible.iter().map(|variant| format!("`{}`", variant.name())).collect();
+            return Err(Failure::usage(format!("no variant that was asked for is called `{}`", self.only.join("`, `")))
                 .hint(format!("there are {}", names.join("; "))));
         }
         Ok(variants)

@@ -9,10 +9,14 @@ use pillion::{EnvironmentSpec, FunctionRef, Pillion};
 
 use super::failure::Failure;
 
+/// How batches cross to workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Transport {
+pub enum Transport {
+    /// As configured.
     Auto,
+    /// In messages.
     Inline,
+    /// Through shared memory.
     Shm,
 }
 
@@ -50,8 +54,8 @@ pub struct EngineArgs {
     #[arg(long, value_name = "MODULE", value_delimiter = ',', help_heading = "Environment")]
     preload: Vec<String>,
 
-    /// Run the function in worker processes, or in threads of this process: faster, but a crash ends the command and a hang cannot be ended [default: as
-    /// configured, else `process`]
+    /// Run the function in worker processes, or in threads of the engine's own process: faster, but a crash ends that process and a hang cannot be ended
+    /// [default: as configured, else `process`]
     #[arg(long, value_enum, value_name = "MODE", help_heading = "Environment")]
     mode: Option<Mode>,
 }
@@ -67,9 +71,7 @@ impl EngineArgs {
         }
         let mut flags = Flags::default();
         flags.set("--workers", "pool.max", workers);
-        // `auto` leaves it to the configuration.
-        let transport = self.transport.filter(|transport| *transport != Transport::Auto);
-        flags.set("--transport", "shm.enabled", transport.map(|transport| transport == Transport::Shm));
+        flags.set("--transport", "shm.enabled", self.transport().map(|transport| transport == Transport::Shm));
         let config = config::load(self.config.as_deref(), &flags)?;
         Ok(Pillion::embedded(config).await?)
     }
@@ -107,6 +109,11 @@ impl EngineArgs {
         };
         let paths = self.path.iter().map(|path| absolute(path)).collect::<Result<_, _>>()?;
         Ok(EnvironmentSpec { python, requirements, paths, preload: self.preload.clone(), mode: self.mode, ..EnvironmentSpec::default() })
+    }
+
+    /// The transport that was asked for; `auto` leaves it to the configuration.
+    pub fn transport(&self) -> Option<Transport> {
+        self.transport.filter(|transport| *transport != Transport::Auto)
     }
 
     /// The mode that was asked for.

@@ -8,8 +8,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::units;
 
-/// Longest spin that `auto` chooses: a little less than what falling asleep and being woken costs.
-const AUTO_SPIN: Duration = Duration::from_micros(50);
+/// Longest spin that `auto` chooses: about what falling asleep and being woken costs on a shared machine.
+const AUTO_SPIN: Duration = Duration::from_micros(100);
 
 /// `[shm]`: shared memory. Where it cannot be had, bodies go inline, as with `enabled = false`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,8 +26,8 @@ pub struct ShmConfig {
     /// Smaller bodies go inline. Default 32KiB.
     #[serde(with = "units::size")]
     pub threshold: u64,
-    /// How long each end watches for the next message before it sleeps: a time of at most 1ms, `off`, or `auto`, which is 50us with two cores or more and off
-    /// with one. An end that watches in vain stops watching. Default auto.
+    /// How long each end watches for the next message before it sleeps: a time of at most 1ms, `off`, or `auto`, which is 100us with two cores or more and off
+    /// with one. An end that watches in vain stops watching. Holds for threads of thread mode, too. Default auto.
     pub spin: Spin,
 }
 

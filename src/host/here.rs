@@ -17,16 +17,16 @@ impl Session {
     /// it until it ends.
     ///
     /// # Errors
-    /// [`Code::Unsupported`] with a sidecar, in process mode, or with results outstanding; [`Code::SchemaMismatch`], [`Code::BatchTooLarge`]: nothing was
+    /// [`Code::Unsupported`] with a sidecar, in process mode, with `max_delay`, or with results outstanding; [`Code::SchemaMismatch`], [`Code::BatchTooLarge`]: nothing was
     /// executed and the session goes on. An error with [`Error::seq`] says that this batch failed; any other one ends the session.
     pub fn call_here(&mut self, batch: RecordBatch) -> Result<Output> {
         let (input, output) = self.halves();
         let Some(sender) = input.straight() else {
             return Err(Error::new(Code::Unsupported, "a session whose small batches travel together runs nothing on its caller's thread")
-                .hint("open it without `max_delay` and `max_rows`"));
+                .hint("open it without `max_delay`"));
         };
         let Link::Embedded(session) = sender.link() else {
-            return Err(Error::new(Code::Unsupported, "a sidecar runs functions in its own processes, not on this thread")
+            return Err(Error::new(Code::Unsupported, "a sidecar runs functions in a process of its own, not on this thread")
                 .hint("use `Pillion::embedded`, or `send` and `recv`"));
         };
         let session = session.clone();

@@ -186,7 +186,7 @@ impl Remote {
         let limits = Limits { max_batch_bytes: opened.max_batch_bytes, max_batch_rows: opened.max_batch_rows };
         let frames = Assembler::new(FrameLimits { bytes: limits.max_batch_bytes, rows: limits.max_batch_rows });
         let outlet = Outlet::new(out);
-        let sharing = opened.sharing.as_ref().and_then(|offer| Sharing::begin(offer, outlet.clone())).map(|(sharing, proof)| {
+        let sharing = Sharing::begin(&opened, outlet.clone()).map(|(sharing, proof)| {
             // A closed stream is reported by the next response.
             outlet.send(ask(0, request::Message::Proof(proof)));
             sharing

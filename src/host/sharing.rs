@@ -16,12 +16,11 @@ use std::{
 use tokio::sync::mpsc;
 use tonic::Streaming;
 
-/// Smaller bodies go inline, in bytes.
-const THRESHOLD: u64 = 32 << 10;
-
 /// What one session shares with its sidecar.
 pub(super) struct Sharing {
     outlet: Arc<Outlet>,
+    /// Smaller bodies go inline, in bytes.
+    threshold: u64,
     state: Mutex<State>,
 }
 
@@ -119,16 +118,17 @@ struct State {
 
 impl Sharing {
     /// Looks at the memory that a sidecar offers; gives the proof to send, or `None` if it is not within reach.
-    pub fn begin(offer: &proto::ArenaOffer, outlet: Arc<Outlet>) -> Option<(Sharing, proto::SharingProof)> {
+    pub fn begin(opened: &proto::Opened, outlet: Arc<Outlet>) -> Option<(Sharing, proto::SharingProof)> {
+        let offer = opened.sharing.as_ref()?;
         let nonce = read_nonce(offer).inspect_err(|error| tracing::debug!("no memory is shared with the sidecar: {error}")).ok()?;
-        let sharing = Sharing { outlet, state: Mutex::default() };
+        let sharing = Sharing { outlet, threshold: opened.slot_threshold_bytes, state: Mutex::default() };
         Some((sharing, proto::SharingProof { nonce: nonce.to_vec() }))
     }
 
     /// Puts a large body into a slot if there is room; else gives what to ask for.
     pub fn place(&self, frame: Frame) -> (Frame, Option<proto::ArenaWanted>) {
         let bytes = frame.body_bytes();
-        if bytes < THRESHOLD {
+        if bytes < self.threshold.max(1) {
             return (frame, None);
         }
         let slot = self.lock().own.iter().find_map(|arena| arena.allocate(bytes));

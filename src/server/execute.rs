@@ -247,6 +247,7 @@ fn opened_response(live: &Live) -> proto::ExecuteResponse {
         protocol_version: PROTOCOL_VERSION,
         capabilities: live.offer.is_some().then(|| CAPABILITY_SHM.to_owned()).into_iter().collect(),
         sharing: live.offer,
+        slot_threshold_bytes: live.slot_threshold,
         session_id: session.id().to_owned(),
         output_schema: Bytes::clone(&described.output_schema).into(),
         credit: Some(proto::Credit { bytes: credit.bytes, rows: credit.rows }),

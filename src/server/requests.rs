@@ -41,6 +41,8 @@ pub(super) struct Live {
     pub sharing: Option<Sharing>,
     /// What the host is told of the memory.
     pub offer: Option<proto::ArenaOffer>,
+    /// Smaller bodies go inline, in bytes.
+    pub slot_threshold: u64,
     /// Whether the workers have ended for good.
     stopped: watch::Receiver<bool>,
 }
@@ -159,6 +161,7 @@ async fn open(engine: &Engine, requests: &mut Streaming<proto::ExecuteRequest>) 
         sharing,
         offer,
         session,
+        slot_threshold: memory.config.threshold,
         stopped: engine.stopped(),
         gate: Gate::new(Amount { bytes: credit.bytes, rows: credit.rows }),
         left: std::sync::Mutex::new(left),

@@ -89,7 +89,7 @@ fn transport<'a>(inline: &'a Measured, shm: &'a Measured, reasons: &mut Vec<Stri
     let throughput = best(shm) / best(inline).max(f64::MIN_POSITIVE);
     let latency = inline.latency.p50_us / shm.latency.p50_us.max(f64::MIN_POSITIVE);
     if throughput >= WORTH_SHM || latency >= WORTH_SHM {
-        reasons.push(format!("shared memory gives {} over inline, and nothing is given up for it", gain(throughput, latency)));
+        reasons.push(format!("shared memory gives {} over inline, and gives up no isolation", gain(throughput, latency)));
         shm
     } else {
         reasons.push("shared memory is no faster here: batches are small or the function is slow".to_owned());
@@ -110,7 +110,8 @@ fn mode<'a>(process: &'a Measured, thread: &'a Measured, cores: usize, reasons: 
         };
         reasons.push(format!("process mode: {why}, and {isolation}"));
         if cores > 1 {
-            reasons.push(format!("more workers make process mode faster than this (one was measured, here are {cores} cores); the GIL keeps thread mode from that"));
+            reasons
+                .push(format!("more workers make process mode faster, up to the {cores} cores here; the GIL keeps thread mode from that"));
         }
         return process;
     }

@@ -28,12 +28,12 @@ use std::{
 };
 use tokio::{task::spawn_blocking, time::timeout};
 
-pub use worker::ResultLimits;
+pub use worker::ThreadSettings;
 
 /// Makes the workers of one environment.
 pub struct ThreadFactory {
     key: Key,
-    limits: ResultLimits,
+    settings: ThreadSettings,
     start_timeout: Duration,
     ids: Arc<AtomicU64>,
     /// Set with the first worker.
@@ -42,8 +42,8 @@ pub struct ThreadFactory {
 
 impl ThreadFactory {
     /// A factory for an environment, which is loaded with the first worker. `ids` numbers the workers of the engine.
-    pub fn new(environment: &Environment, limits: ResultLimits, start_timeout: Duration, ids: Arc<AtomicU64>) -> Self {
-        ThreadFactory { key: Key::of(environment), limits, start_timeout, ids, interpreter: Arc::default() }
+    pub fn new(environment: &Environment, settings: ThreadSettings, start_timeout: Duration, ids: Arc<AtomicU64>) -> Self {
+        ThreadFactory { key: Key::of(environment), settings, start_timeout, ids, interpreter: Arc::default() }
     }
 
     async fn start(&self) -> Result<Box<dyn Worker>> {
@@ -57,7 +57,7 @@ impl ThreadFactory {
         });
         let interpreter = interpreter.await?;
         let id = format!("w-{}", self.ids.fetch_add(1, Ordering::Relaxed) + 1);
-        Ok(Box::new(worker::start(id, interpreter, self.limits).await?))
+        Ok(Box::new(worker::start(id, interpreter, self.settings).await?))
     }
 }
 

@@ -1,23 +1,17 @@
-//! What a worker's thread has to do. Waking a thread that sleeps costs more than a small call, so that one whose work comes in quick succession looks out for it a
-//! while before it sleeps.
+//! What a worker's thread has to do. Waking a thread that sleeps costs more than a small call, so that one whose work comes in quick succession watches for it a while
+//! before it sleeps ([`Spin`]).
 
 use crate::worker::ToWorker;
+use pillion_wire::shm::Spin;
 use std::{
     collections::VecDeque,
     hint,
     sync::{
-        Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
+        Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
-
-/// Longest look-out. Longer than a host takes to send the next batch after it has a result, and about what a wake-up costs.
-const LOOK_OUT: Duration = Duration::from_micros(50);
-
-/// Weight of the last wait in the average, as a fraction of this.
-const WEIGHT: u32 = 4;
 
 #[derive(Default)]
 struct State {
@@ -33,30 +27,6 @@ pub struct Queue {
     wake: Condvar,
     /// There is something to take, or the queue was closed.
     ready: AtomicBool,
-}
-
-/// How long the next wait will probably be.
-pub struct Expectation(Duration);
-
-impl Default for Expectation {
-    /// Nothing is expected soon.
-    fn default() -> Self {
-        Expectation(Duration::from_millis(1))
-    }
-}
-
-impl Expectation {
-    fn look_out(&self) -> Duration {
-        static MANY_CORES: OnceLock<bool> = OnceLock::new();
-        // With one core, whoever looks out keeps the one he looks out for from running.
-        let many = *MANY_CORES.get_or_init(|| thread::available_parallelism().is_ok_and(|cores| cores.get() > 1));
-        if many && self.0 < LOOK_OUT { LOOK_OUT } else { Duration::ZERO }
-    }
-
-    fn learn(&mut self, waited: Duration) {
-        // One long pause says nothing about the next burst.
-        self.0 = (self.0 * (WEIGHT - 1) + waited.min(LOOK_OUT * 20)) / WEIGHT;
-    }
 }
 
 impl Queue {
@@ -85,14 +55,15 @@ impl Queue {
     }
 
     /// Waits for the next message; `None` once the queue is closed.
-    pub fn pop(&self, expectation: &mut Expectation) -> Option<ToWorker> {
+    pub fn pop(&self, spin: &mut Spin) -> Option<ToWorker> {
         let began = Instant::now();
-        let look_out = expectation.look_out();
-        while !self.ready.load(Ordering::Acquire) && began.elapsed() < look_out {
+        let limit = spin.limit();
+        while !self.ready.load(Ordering::Acquire) && began.elapsed() < limit {
             for _ in 0..32 {
                 hint::spin_loop();
             }
         }
+        let mut slept = false;
         let mut state = self.lock();
         loop {
             if state.closed {
@@ -100,9 +71,10 @@ impl Queue {
             }
             if let Some(message) = state.messages.pop_front() {
                 self.ready.store(!state.messages.is_empty(), Ordering::Release);
-                expectation.learn(began.elapsed());
+                spin.learn(began.elapsed(), !slept);
                 return Some(message);
             }
+            slept = true;
             state.asleep = true;
             state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
             state.asleep = false;
@@ -117,7 +89,7 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
+    use std::{sync::Arc, thread, time::Duration};
 
     #[test]
     fn messages_arrive_in_order_asleep_or_not() {
@@ -125,9 +97,9 @@ mod tests {
         let taker = {
             let queue = queue.clone();
             thread::spawn(move || {
-                let mut expectation = Expectation::default();
+                let mut spin = Spin::new(Duration::from_micros(50));
                 let mut taken = Vec::new();
-                while let Some(ToWorker::Release { plan_id }) = queue.pop(&mut expectation) {
+                while let Some(ToWorker::Release { plan_id }) = queue.pop(&mut spin) {
                     taken.push(plan_id);
                     if plan_id == 2000 {
                         queue.close();
@@ -143,16 +115,5 @@ mod tests {
             }
         }
         assert_eq!(taker.join().unwrap(), (1..=2000).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn who_waits_long_does_not_look_out() {
-        let mut expectation = Expectation::default();
-        assert_eq!(expectation.look_out(), Duration::ZERO);
-        (0..20).for_each(|_| expectation.learn(Duration::from_micros(5)));
-        let many = thread::available_parallelism().unwrap().get() > 1;
-        assert_eq!(expectation.look_out() > Duration::ZERO, many);
-        (0..20).for_each(|_| expectation.learn(Duration::from_secs(1)));
-        assert_eq!(expectation.look_out(), Duration::ZERO);
     }
 }

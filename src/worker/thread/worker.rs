@@ -1,11 +1,6 @@
 //! A worker of thread mode: a thread with functions of its own.
 
-use super::{
-    blocking,
-    interpreter::Interpreter,
-    queue::{Expectation, Queue},
-    table::Handle,
-};
+use super::{blocking, interpreter::Interpreter, queue::Queue, table::Handle};
 use crate::{
     batch::Batch,
     error::{Code, Error, Result, WorkerLoss},
@@ -17,30 +12,34 @@ use arrow_schema::SchemaRef;
 use pillion_wire::{
     ipc::{Decoder, schema_from_ipc},
     proto,
+    shm::Spin,
 };
 use std::{
     collections::HashMap,
+    hint,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// The largest result that is handed on.
+/// What holds for every worker of an engine.
 #[derive(Clone, Copy, Debug)]
-pub struct ResultLimits {
-    /// Of its arrays.
-    pub bytes: u64,
-    /// Rows.
-    pub rows: u64,
+pub struct ThreadSettings {
+    /// The largest result that is handed on: bytes of its arrays.
+    pub result_bytes: u64,
+    /// Its rows.
+    pub result_rows: u64,
+    /// How long both ends watch for the next message before they sleep; zero is not at all.
+    pub spin: Duration,
 }
 
 /// Starts a worker and waits until it is ready.
-pub async fn start(id: String, interpreter: &'static Interpreter, limits: ResultLimits) -> Result<ThreadWorker> {
+pub async fn start(id: String, interpreter: &'static Interpreter, settings: ThreadSettings) -> Result<ThreadWorker> {
     // Asked on a thread that may wait for the GIL; the answer is remembered by Python.
     let environment = blocking(move || interpreter.calls().environment()).await?;
     let (answers, received) = mpsc::unbounded_channel();
@@ -57,7 +56,7 @@ pub async fn start(id: String, interpreter: &'static Interpreter, limits: Result
     });
     let spawned = thread::Builder::new().name(format!("pillion-{id}")).spawn({
         let shared = shared.clone();
-        move || serve(&shared, limits, tell)
+        move || serve(&shared, settings, tell)
     });
     spawned.map_err(|error| {
         Error::new(Code::WorkerStartFailed, "the system refuses a thread for a worker").detail(error.to_string()).retryable()
@@ -65,18 +64,19 @@ pub async fn start(id: String, interpreter: &'static Interpreter, limits: Result
     // If nobody waits any more, the thread ends by itself.
     let runner = ready.await.unwrap_or_else(|_| Err(Error::new(Code::InvariantBroken, "a worker thread ended before it was ready")))?;
     let control = Arc::new(ThreadControl { shared, runner: runner.clone(), environment });
-    Ok(ThreadWorker { id, received, runner, control })
+    let spin = Spin::new(settings.spin);
+    Ok(ThreadWorker { id, received, spin, waiting: None, runner, control })
 }
 
 /// The life of the thread.
-fn serve(shared: &Shared, limits: ResultLimits, ready: oneshot::Sender<Result<Arc<Runner>>>) {
+fn serve(shared: &Shared, settings: ThreadSettings, ready: oneshot::Sender<Result<Arc<Runner>>>) {
     let runner = match shared.interpreter.calls().create(&shared.id) {
-        Ok(handle) => Arc::new(Runner { handle: Arc::new(handle), plans: Mutex::default(), limits }),
+        Ok(handle) => Arc::new(Runner { handle: Arc::new(handle), plans: Mutex::default(), settings }),
         Err(error) => return drop(ready.send(Err(error))),
     };
-    let mut expectation = Expectation::default();
+    let mut spin = Spin::new(settings.spin);
     if ready.send(Ok(runner.clone())).is_ok() {
-        while let Some(message) = shared.queue.pop(&mut expectation) {
+        while let Some(message) = shared.queue.pop(&mut spin) {
             shared.busy.store(true, Ordering::SeqCst);
             let answer = runner.answer(message);
             shared.busy.store(false, Ordering::SeqCst);
@@ -136,7 +136,7 @@ impl Shared {
 struct Runner {
     handle: Arc<Handle>,
     plans: Mutex<HashMap<u64, Arc<Plan>>>,
-    limits: ResultLimits,
+    settings: ThreadSettings,
 }
 
 /// A plan that the runtime has prepared.
@@ -213,10 +213,10 @@ impl Runner {
     /// What a worker process checks before it sends.
     fn check_size(&self, result: RecordBatch) -> Result<RecordBatch> {
         let (rows, bytes) = (result.num_rows() as u64, Batch::Arrow(result.clone()).bytes());
-        let (what, value, limit) = if rows > self.limits.rows {
-            ("rows", rows, self.limits.rows)
-        } else if bytes > self.limits.bytes {
-            ("bytes", bytes, self.limits.bytes)
+        let (what, value, limit) = if rows > self.settings.result_rows {
+            ("rows", rows, self.settings.result_rows)
+        } else if bytes > self.settings.result_bytes {
+            ("bytes", bytes, self.settings.result_bytes)
         } else {
             return Ok(result);
         };
@@ -229,8 +229,20 @@ impl Runner {
 pub struct ThreadWorker {
     id: String,
     received: mpsc::UnboundedReceiver<Result<FromWorker, Lost>>,
+    spin: Spin,
+    /// Since when there was nothing to receive, and whether this end has slept since.
+    waiting: Option<(Instant, bool)>,
     runner: Arc<Runner>,
     control: Arc<ThreadControl>,
+}
+
+impl ThreadWorker {
+    fn take(&mut self, received: Result<FromWorker, Lost>) -> Result<FromWorker, Lost> {
+        if let Some((since, slept)) = self.waiting.take() {
+            self.spin.learn(since.elapsed(), !slept);
+        }
+        received
+    }
 }
 
 impl Worker for ThreadWorker {
@@ -243,10 +255,31 @@ impl Worker for ThreadWorker {
     }
 
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<FromWorker, Lost>> {
-        self.received.poll_recv(cx).map(|received| {
+        // The channel is told of this task only when it sleeps, since waking costs the worker's thread time.
+        if let Ok(received) = self.received.try_recv() {
+            return Poll::Ready(self.take(received));
+        }
+        if self.waiting.is_none() {
+            let began = Instant::now();
+            self.waiting = Some((began, false));
+            let limit = self.spin.limit();
+            while began.elapsed() < limit {
+                for _ in 0..32 {
+                    hint::spin_loop();
+                }
+                if let Ok(received) = self.received.try_recv() {
+                    return Poll::Ready(self.take(received));
+                }
+            }
+        }
+        if let Some((_, slept)) = &mut self.waiting {
+            *slept = true;
+        }
+        match ready!(self.received.poll_recv(cx)) {
+            Some(received) => Poll::Ready(self.take(received)),
             // The channel closes behind a loss that was taken before.
-            received.unwrap_or_else(|| Err(self.control.shared.ended.borrow().clone().unwrap_or_else(lost)))
-        })
+            None => Poll::Ready(Err(self.control.shared.ended.borrow().clone().unwrap_or_else(lost))),
+        }
     }
 
     fn call_here(&mut self, message: ToWorker) -> Result<Option<FromWorker>, Box<ToWorker>> {

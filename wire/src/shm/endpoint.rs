@@ -254,37 +254,6 @@ pub fn quiet(bell: impl AsFd) {
     let _ = rustix::io::read(bell, &mut [0; 8]);
 }
 
-/// Whether to watch a ring before sleeping at it (DESIGN D2): worth it only if what is waited for comes soon, which the last waits tell.
-///
-/// While spinning pays, each wait costs at most the limit in vain; after a few in vain it stops, until waits become short again. An idle end sleeps.
-#[derive(Clone, Copy, Debug)]
-pub struct Spin {
-    limit: Duration,
-    score: i32,
-}
-
-/// Above zero spinning is tried.
-const BEST_SCORE: i32 = 8;
-
-impl Spin {
-    /// Spins for at most `limit`; zero switches it off.
-    pub fn new(limit: Duration) -> Self {
-        Spin { limit, score: BEST_SCORE / 2 }
-    }
-
-    /// How long to spin now.
-    pub fn limit(&self) -> Duration {
-        if self.score > 0 { self.limit } else { Duration::ZERO }
-    }
-
-    /// Takes note of a wait, and of whether it was over before this end fell asleep.
-    pub fn learn(&mut self, waited: Duration, awake: bool) {
-        // Who sleeps sees each wait lengthened by both ends' wake-ups.
-        let would_do = if self.score > 0 { awake } else { waited < self.limit.saturating_mul(4) };
-        self.score = if would_do { (self.score + 1).min(BEST_SCORE) } else { (self.score - 2).max(-2) };
-    }
-}
-
 #[cfg(test)]
 #[path = "endpoint_tests.rs"]
 mod tests;

@@ -129,23 +129,3 @@ fn ends_that_sleep_are_woken() {
     }
     echo.join().unwrap();
 }
-
-#[test]
-fn spinning_stops_when_waits_are_long_and_comes_back_when_they_are_short() {
-    let mut spin = Spin::new(Duration::from_micros(50));
-    assert!(spin.limit() > Duration::ZERO);
-    for _ in 0..5 {
-        spin.learn(Duration::from_millis(1), false);
-    }
-    assert_eq!(spin.limit(), Duration::ZERO);
-    for _ in 0..10 {
-        spin.learn(Duration::from_micros(100), false);
-        if spin.limit() > Duration::ZERO {
-            break;
-        }
-    }
-    assert_eq!(spin.limit(), Duration::from_micros(50));
-    spin.learn(Duration::from_micros(10), true);
-    assert!(spin.limit() > Duration::ZERO);
-    assert_eq!(Spin::new(Duration::ZERO).limit(), Duration::ZERO);
-}

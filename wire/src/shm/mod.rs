@@ -11,6 +11,8 @@ pub mod memory_file;
 pub mod packet;
 pub mod ring;
 pub mod slots;
+pub mod spin;
 
 pub use arena::{Arena, OwnArena, PeerArena, Release, Returns, Slot, WeakSlot};
-pub use endpoint::{Endpoint, Offer, Spin};
+pub use endpoint::{Endpoint, Offer};
+pub use spin::Spin;
