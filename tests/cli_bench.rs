@@ -53,6 +53,18 @@ fn the_example_needs_nothing() {
 }
 
 #[test]
+fn variants_are_chosen_by_mode_and_transport() {
+    let place = Place::new();
+    let report = json(&place, &format!("{BRIEF} --transport inline --only process --json -"));
+    assert_eq!(variants(&report), ["process inline, embedded", "process inline, connect"]);
+    for (line, there_are) in
+        [("--transport shm --only nothing", "`process shm, embedded`"), ("--mode thread --only process", "`thread, embedded`")]
+    {
+        place.fails(&format!("{BRIEF} {line}"), 2, &["no variant that was asked for", there_are]);
+    }
+}
+
+#[test]
 fn a_function_runs_on_its_own_data() {
     let place = Place::new();
     place.write("in.csv", "a,b\n1,10\n2,20\n3,30\n");

@@ -62,11 +62,11 @@ enum Door {
 }
 
 impl Pillion {
-    /// Runs the engine inside this process; workers are child processes, or threads of this one for environments in thread mode. Needs a tokio runtime with I/O and time. Call [`Pillion::shutdown`] at the end, so that
-    /// functions are closed.
+    /// Runs the engine inside this process; workers are child processes, or threads of this one for environments in thread mode. Needs a tokio runtime with I/O
+    /// and time. Call [`Pillion::shutdown`] at the end, so that functions are closed.
     ///
     /// # Errors
-    /// If the cache or runtime folder cannot be used.
+    /// If the cache or runtime folder cannot be used; [`Code::ConfigInvalid`](crate::Code::ConfigInvalid) if modes and limits contradict each other.
     pub async fn embedded(config: Config) -> Result<Pillion> {
         Ok(Pillion(Door::Embedded(Engine::start(config).await?)))
     }

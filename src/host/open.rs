@@ -25,7 +25,7 @@ pub enum OnError {
 pub struct SessionOptions {
     /// Results may come in any order.
     pub unordered: bool,
-    /// Longest time a batch may take in a worker.
+    /// Longest time a batch may take in a worker; then that is killed. Refused in thread mode.
     pub bundle_deadline: Option<Duration>,
     /// Times a batch that itself kills or hangs its worker is tried.
     pub max_attempts: Option<u32>,

@@ -42,7 +42,7 @@ pub struct Output {
     pub batch: RecordBatch,
     /// Where the time went.
     pub timing: proto::Timing,
-    /// Deltas of the metrics that the function reported.
+    /// Deltas of metrics of the function's own; the workers of this release report none.
     pub metrics: Vec<proto::MetricDelta>,
 }
 

@@ -6,7 +6,7 @@ use metrics::{Counter, Histogram, Unit, counter, describe_counter, describe_gaug
 use pillion_wire::proto;
 use std::time::Duration;
 
-/// Seconds that a batch spent in a stage: `queue`, `wire`, `convert`, `user` or `state`; by function.
+/// Seconds that a batch spent in a stage: `queue`, `wire`, `convert` or `user`; by function.
 pub const STAGE_SECONDS: &str = "pillion_batch_stage_seconds";
 /// Batches answered, by function and outcome (`ok`, `failed`).
 pub const BATCHES: &str = "pillion_batches_total";
@@ -32,7 +32,7 @@ pub const ABANDONED_THREADS: &str = "pillion_abandoned_threads";
 
 /// Tells the recorder what the metrics mean. Call once after installing one.
 pub fn describe() {
-    describe_histogram!(STAGE_SECONDS, Unit::Seconds, "time of a batch in a stage: queue, wire, convert, user or state");
+    describe_histogram!(STAGE_SECONDS, Unit::Seconds, "time of a batch in a stage: queue, wire, convert or user");
     describe_counter!(BATCHES, "batches answered, by outcome");
     describe_counter!(RETRIES, "times a batch was tried again after its worker was lost");
     describe_counter!(ROWS, "rows taken in and given out");

@@ -1,4 +1,4 @@
-//! One session on the wire: requests become inputs, answers become responses. Bodies are passed on as they came.
+//! One session on the wire: requests become inputs, answers become responses. Bodies are passed on as they came, if they came over a wire.
 //!
 //! Requests are read by a task of their own (`requests.rs`). Responses are made when the connection asks for them, within the credit that the host gave.
 

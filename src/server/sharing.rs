@@ -1,4 +1,5 @@
-//! The memory that a session shares with its host (`host.proto`). The sidecar passes references on and never touches the bytes.
+//! The memory that a session shares with its host (`host.proto`). The sidecar passes references on without touching the bytes; only for a
+//! host that has not proven that it sees the memory they are copied into messages.
 
 use crate::{
     error::{Code, Error, Result},

@@ -102,7 +102,7 @@ codes! {
     // Workers.
     /// The fork server of an environment could not be started.
     EnvironmentStartFailed = "environment_start_failed",
-    /// A worker process could not be started, or was not ready in time.
+    /// A worker could not be started, or was not ready in time.
     WorkerStartFailed = "worker_start_failed",
     /// The worker that ran the bundle died, more often than it is tried again.
     WorkerDied = "worker_died",
@@ -128,7 +128,7 @@ codes! {
     SessionLimit = "session_limit",
     /// The session was cancelled.
     Cancelled = "cancelled",
-    /// The sidecar is draining and takes no new sessions.
+    /// The engine is draining and takes no new sessions.
     Draining = "draining",
 
     // Connections and protocol.

@@ -1,7 +1,8 @@
 //! Memory that two processes map: the one place where it is touched.
 //!
 //! Whoever is at the other end may write to it at any time, so nothing here hands out a `&[u8]` over it. Bytes are copied in and out through raw
-//! pointers, counters are atomics. The exception is [`Map::view`], by which a worker reads its inputs in place.
+//! pointers, counters are atomics. The exception is [`Map::view`], by which a worker reads its inputs in place, and a host
+//! the results of workers that it trusts.
 
 use arrow_buffer::{Buffer, MutableBuffer};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
@@ -10,8 +11,14 @@ use std::{
     os::fd::AsFd,
     panic::RefUnwindSafe,
     ptr::{NonNull, null_mut},
-    sync::{Arc, atomic::AtomicU64},
+    sync::Arc,
 };
+
+/// What counters in shared memory are made of.
+pub mod atomic {
+    pub use std::sync::atomic::{AtomicU64, Ordering, fence};
+}
+use atomic::AtomicU64;
 
 /// A mapping of a whole memory file, unmapped with the last use.
 #[derive(Debug)]

@@ -10,6 +10,8 @@ pub mod map;
 pub mod memory_file;
 pub mod packet;
 pub mod ring;
+#[cfg(test)]
+mod ring_tests;
 pub mod slots;
 pub mod spin;
 

@@ -6,19 +6,17 @@
 //! Sleeping follows one rule on both sides (Dekker's): say that you sleep, then look once more; make your change, then look whether the other sleeps.
 //! Whichever of the two comes second sees the other, so that no wake-up is lost.
 
-use super::map::Map;
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering, fence},
-    },
+// Memory and atomics come from one place, so that a model of both can stand in for them (`tests/ring_model.rs`).
+use super::map::{
+    Map,
+    atomic::{AtomicU64, Ordering, fence},
 };
+use std::{fmt, sync::Arc};
 
 /// Each counter has a cache line pair of its own, since different cores write them.
 const LINE: usize = 128;
-const WRITTEN: usize = 0;
-const READ: usize = LINE;
+pub(super) const WRITTEN: usize = 0;
+pub(super) const READ: usize = LINE;
 const CONSUMER_SLEEPS: usize = 2 * LINE;
 const PRODUCER_SLEEPS: usize = 3 * LINE;
 /// Where the bytes begin.
@@ -223,7 +221,3 @@ impl Consumer {
         Ok(())
     }
 }
-
-#[cfg(test)]
-#[path = "ring_tests.rs"]
-mod tests;

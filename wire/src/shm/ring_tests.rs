@@ -1,6 +1,9 @@
-use super::*;
+use super::{
+    map::{Map, atomic::Ordering},
+    ring::*,
+};
 use proptest::prelude::*;
-use std::{collections::VecDeque, hint, thread};
+use std::{collections::VecDeque, hint, sync::Arc, thread};
 
 const CAPACITY: usize = 64;
 
