@@ -12,6 +12,9 @@ use clap::Parser;
 use crate::cli::failure::Failure;
 use crate::cli::{Cli, Command};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// How long threads that still read or write files may take when everything else is over.
 const LEAVE: Duration = Duration::from_millis(100);
 

@@ -235,9 +235,9 @@ fn the_configuration_in_effect_can_be_printed_and_read_back() {
 /// Whom the next test kills.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Victim {
-    TheHost,
-    TheSidecar,
-    TheWorker,
+    Host,
+    Service,
+    Worker,
 }
 
 /// Descendants of a process.
@@ -294,12 +294,12 @@ fn nothing_stays_whoever_is_killed_first() {
     use Victim::*;
     const MEMORY: &str = "memfd:pillion";
     for order in [
-        [TheHost, TheSidecar, TheWorker],
-        [TheHost, TheWorker, TheSidecar],
-        [TheSidecar, TheHost, TheWorker],
-        [TheSidecar, TheWorker, TheHost],
-        [TheWorker, TheHost, TheSidecar],
-        [TheWorker, TheSidecar, TheHost],
+        [Host, Service, Worker],
+        [Host, Worker, Service],
+        [Service, Host, Worker],
+        [Service, Worker, Host],
+        [Worker, Host, Service],
+        [Worker, Service, Host],
     ] {
         let sidecar = Sidecar::start(&["--log", "error", "--workers", "1"]);
         let me = std::env::current_exe().unwrap();
@@ -316,9 +316,9 @@ fn nothing_stays_whoever_is_killed_first() {
         for victim in order {
             all.extend(descendants(the_sidecar));
             let pids: Vec<u32> = match victim {
-                TheHost => vec![the_host],
-                TheSidecar => vec![the_sidecar],
-                TheWorker => all.iter().copied().filter(|&pid| is_worker(pid)).collect(),
+                Host => vec![the_host],
+                Service => vec![the_sidecar],
+                Worker => all.iter().copied().filter(|&pid| is_worker(pid)).collect(),
             };
             for pid in pids {
                 // A worker whose sidecar is gone may have ended by itself.
@@ -326,10 +326,10 @@ fn nothing_stays_whoever_is_killed_first() {
             }
             killed.push(victim);
             // What is left lets go of what it shared with who is gone.
-            if killed.contains(&TheHost) && !killed.contains(&TheSidecar) {
+            if killed.contains(&Host) && !killed.contains(&Service) {
                 wait_until(&format!("{order:?}: the sidecar forgets the session"), || shared(the_sidecar, "memfd:pillion-session") == 0);
             }
-            if killed.contains(&TheSidecar) && !killed.contains(&TheHost) {
+            if killed.contains(&Service) && !killed.contains(&Host) {
                 wait_until(&format!("{order:?}: the host forgets the sidecar"), || shared(the_host, MEMORY) == 0);
             }
         }
