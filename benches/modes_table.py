@@ -25,7 +25,7 @@ def rate(number):
 def markdown(figures):
     machine, function = figures["machine"], figures["function"]
     packages = ", ".join(function["packages"])
-    where = f"{machine['cores']} cores, {machine['cpu']}, {machine['system']}"
+    where = f"{machine['cores']} cores, {machine['cpu']}, {machine['system'].partition('-')[0]}"
     lines = [f"{where}; Python {function['python']}, {packages}; pillion {figures['version']}; one worker.", ""]
     sizes = [size["rows"] for size in figures["variants"][0]["sizes"]]
     heads = ["", "1 row, p50", "p99", "p99.9", *(f"rows/s, batches of {rows:,}" for rows in sizes)]
