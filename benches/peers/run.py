@@ -204,7 +204,7 @@ def machine(cores):
     cpu = next(
         (line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), ""
     )
-    return f"{cpu or platform.machine()}, {len(cores)} cores used, {platform.system()} {platform.release().partition("-")[0]}"
+    return f"{cpu or platform.machine()}, {len(cores)} cores used, {platform.system()} {platform.release().partition('-')[0]}"
 
 
 def main():
