@@ -184,7 +184,7 @@ impl Sharing {
         }
     }
 
-    /// Gives the session up. If results are used where they lie, the stream lives for as long as they do; gives back what to drop if not.
+    /// Gives the session up. If results are used where they lie, the stream lives for as long as they do; else it is closed.
     pub fn abandon(&self, responses: Option<Streaming<proto::ExecuteResponse>>) {
         if self.lock().theirs.values().any(|arena| arena.live() > 0) {
             self.outlet.keep(responses);

@@ -36,7 +36,7 @@ struct State {
     proven: bool,
     /// What the host writes to.
     inputs: HashMap<u32, (Arc<PeerArena>, Reserved)>,
-    /// What the host was told of; open here, so that it can open it, until the session ends.
+    /// What the host was told of; open here, so that it can open it, until its worker is gone or the stream ends.
     told: HashMap<u32, Arc<Arena>>,
     /// Results that the host uses.
     lent: HashMap<(u32, u64), Slot>,
