@@ -1,6 +1,6 @@
 //! A worker of thread mode: a thread with functions of its own.
 
-use super::{blocking, interpreter::Interpreter, queue::Queue, table::Handle};
+use super::{blocking, interpreter::Interpreter, queue::Queue, stacks, table::Handle};
 use crate::{
     batch::Batch,
     error::{Code, Error, Result, WorkerLoss},
@@ -17,8 +17,9 @@ use pillion_wire::{
 use std::{
     collections::HashMap,
     hint,
+    os::unix::thread::JoinHandleExt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, ready},
@@ -49,6 +50,8 @@ pub async fn start(id: String, interpreter: &'static Interpreter, settings: Thre
         id: id.clone(),
         interpreter,
         queue: Queue::default(),
+        number: OnceLock::new(),
+        elsewhere: AtomicBool::new(false),
         answers: Mutex::new(Some(answers)),
         busy: AtomicBool::new(false),
         abandoned: AtomicBool::new(false),
@@ -58,9 +61,10 @@ pub async fn start(id: String, interpreter: &'static Interpreter, settings: Thre
         let shared = shared.clone();
         move || serve(&shared, settings, tell)
     });
-    spawned.map_err(|error| {
+    let thread = spawned.map_err(|error| {
         Error::new(Code::WorkerStartFailed, "the system refuses a thread for a worker").detail(error.to_string()).retryable()
     })?;
+    shared.number.get_or_init(|| thread.as_pthread_t() as u64);
     // If nobody waits any more, the thread ends by itself.
     let runner = ready.await.unwrap_or_else(|_| Err(Error::new(Code::InvariantBroken, "a worker thread ended before it was ready")))?;
     let control = Arc::new(ThreadControl { shared, runner: runner.clone(), environment });
@@ -98,6 +102,10 @@ struct Shared {
     id: String,
     interpreter: &'static Interpreter,
     queue: Queue,
+    /// Its thread's number, as Python and `faulthandler` have it.
+    number: OnceLock<u64>,
+    /// A call runs on a thread of the host.
+    elsewhere: AtomicBool,
     /// `None` once the worker is lost.
     answers: Mutex<Option<mpsc::UnboundedSender<Result<FromWorker, Lost>>>>,
     /// A call runs on the thread.
@@ -283,7 +291,10 @@ impl Worker for ThreadWorker {
     }
 
     fn call_here(&mut self, message: ToWorker) -> Result<Option<FromWorker>, Box<ToWorker>> {
-        Ok(self.runner.answer(message))
+        self.control.shared.elsewhere.store(true, Ordering::SeqCst);
+        let answer = self.runner.answer(message);
+        self.control.shared.elsewhere.store(false, Ordering::SeqCst);
+        Ok(answer)
     }
 
     fn control(&self) -> Arc<dyn Control> {
@@ -339,7 +350,12 @@ impl Control for ThreadControl {
 
     fn stacks(&self) -> BoxFuture<'_, Option<String>> {
         let interpreter = self.shared.interpreter;
-        Box::pin(async move { tokio::task::spawn_blocking(move || interpreter.stacks()).await.ok().flatten() })
+        Box::pin(async move {
+            let text = tokio::task::spawn_blocking(move || interpreter.stacks()).await.ok().flatten()?;
+            // Which of the host's threads it is nobody knows.
+            let number = self.shared.number.get().filter(|_| !self.shared.elsewhere.load(Ordering::SeqCst));
+            Some(number.map_or(text.clone(), |number| stacks::of_thread(&text, *number)))
+        })
     }
 
     fn is_stopped(&self) -> bool {
