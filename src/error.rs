@@ -47,6 +47,13 @@ impl Error {
         self
     }
 
+    /// Puts the place where it happened before the message.
+    #[must_use]
+    pub fn within(mut self, place: impl fmt::Display) -> Self {
+        self.0.data.message = format!("{place}: {}", self.0.data.message);
+        self
+    }
+
     /// Adds what is known about the end of a worker.
     #[must_use]
     pub fn worker(mut self, loss: WorkerLoss) -> Self {
@@ -220,14 +227,18 @@ fn cut(text: &str, bytes: usize) -> String {
 /// The nearest standard code, for clients that know only those.
 fn grpc_code(code: Code) -> tonic::Code {
     match code {
-        Code::FunctionNotFound | Code::ModuleNotFound | Code::EnvironmentNotFound | Code::SessionNotFound => tonic::Code::NotFound,
+        Code::FunctionNotFound | Code::ModuleNotFound | Code::EnvironmentNotFound | Code::SessionNotFound | Code::SnapshotUnknown => {
+            tonic::Code::NotFound
+        }
         Code::Unauthenticated => tonic::Code::Unauthenticated,
         Code::Unsupported | Code::ProtocolVersion => tonic::Code::FailedPrecondition,
         Code::Cancelled => tonic::Code::Cancelled,
         Code::Draining | Code::ConnectionLost => tonic::Code::Unavailable,
-        Code::SessionLimit | Code::BatchTooLarge => tonic::Code::ResourceExhausted,
+        Code::SessionLimit | Code::BatchTooLarge | Code::StateFull | Code::StateTooLarge => tonic::Code::ResourceExhausted,
         Code::DeadlineExceeded => tonic::Code::DeadlineExceeded,
         Code::WorkerDied | Code::WorkerStartFailed | Code::EnvironmentStartFailed | Code::SystemRefused => tonic::Code::Aborted,
+        Code::Fenced | Code::StateFailed | Code::StateHostFailed | Code::SnapshotFailed => tonic::Code::Aborted,
+        Code::StateDamaged | Code::SnapshotDamaged => tonic::Code::DataLoss,
         Code::InvariantBroken => tonic::Code::Internal,
         _ => tonic::Code::InvalidArgument,
     }

@@ -25,6 +25,8 @@ pub mod metrics;
 pub mod pool;
 pub mod server;
 pub mod session;
+pub mod state;
+pub mod timer;
 pub mod worker;
 
 pub use config::Config;

@@ -131,6 +131,42 @@ codes! {
     /// The engine is draining and takes no new sessions.
     Draining = "draining",
 
+    // State, timers and checkpoints.
+    /// A key has a type without equality, or one that changed since the state was written.
+    KeyType = "key_type",
+    /// A key is null where none may be.
+    KeyNull = "key_null",
+    /// A cell is used that the function does not declare.
+    StateUndeclared = "state_undeclared",
+    /// A value of a cell, or what is done with it, does not fit the cell's declaration.
+    StateType = "state_type",
+    /// The bytes of a stored key or value are damaged, or not of the declared type.
+    StateDamaged = "state_damaged",
+    /// The state of one bundle is larger than one answer can hold.
+    StateTooLarge = "state_too_large",
+    /// There is no room for the bundle's state: the disk is full, or a limit is reached.
+    StateFull = "state_full",
+    /// The state store cannot be read or written.
+    StateFailed = "state_failed",
+    /// The host that keeps the state did not answer, or answered with a failure.
+    StateHostFailed = "state_host_failed",
+    /// A timer is beyond the range of its type.
+    TimerRange = "timer_range",
+    /// Another attempt has taken over the key groups of this session.
+    Fenced = "fenced",
+    /// No checkpoint has this handle.
+    SnapshotUnknown = "snapshot_unknown",
+    /// A file of a checkpoint is missing or damaged.
+    SnapshotDamaged = "snapshot_damaged",
+    /// The checkpoint was written by a newer version.
+    SnapshotVersion = "snapshot_version",
+    /// The checkpoint is of another function, or does not fit this session.
+    SnapshotMismatch = "snapshot_mismatch",
+    /// A checkpoint cannot be written or deleted where it should be.
+    SnapshotFailed = "snapshot_failed",
+    /// A cell's type differs from that in the checkpoint.
+    StateTypeChanged = "state_type_changed",
+
     // Connections and protocol.
     /// Nothing answers at the endpoint.
     ConnectFailed = "connect_failed",

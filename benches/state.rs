@@ -1,0 +1,2 @@
+//! The stores of state and timers alone, without workers.
+fn main() {}
