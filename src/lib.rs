@@ -32,4 +32,4 @@ pub mod worker;
 pub use config::Config;
 pub use environment::EnvironmentSpec;
 pub use error::{Code, Error, Result};
-pub use host::{FunctionRef, Output, Pillion, Plan, Session, SessionOptions};
+pub use host::{Event, FunctionRef, KeyedInput, KeyedOptions, Output, Pillion, Plan, Session, SessionOptions};

@@ -35,8 +35,8 @@ impl Session {
         let answer = session.call_here(seq, Batch::Arrow(batch)).inspect(|_| sender.advance(seq))?;
         match answer {
             Answer::Batch { seq, result, timing, metrics, .. } => {
-                let batch = output.arrays(result?).map_err(|error| error.at(seq))?;
-                Ok(Output { seq, batch, timing, metrics })
+                let (_, batch) = output.output(0, result?).map_err(|error| error.at(seq))?;
+                Ok(Output { seq, tag: None, batch, timing, metrics })
             }
             _ => Err(Error::new(Code::InvariantBroken, "the answer to a batch is something else")),
         }

@@ -33,6 +33,7 @@
 mod coalesce;
 mod function;
 mod here;
+mod keyed;
 mod open;
 mod remote;
 mod sender;
@@ -41,6 +42,7 @@ mod shares;
 mod sharing;
 
 pub use function::{FunctionRef, Plan, PlanCall, Source};
+pub use keyed::{Event, KeyedInput, KeyedOptions};
 pub use open::{Described, FunctionDescription, OnError, SessionBuilder, SessionOptions};
 pub use session::{Limits, Output, Session, SessionInput, SessionOutput};
 

@@ -1,6 +1,6 @@
 //! Opening sessions, and what functions say of themselves.
 
-use super::{Door, Pillion, Plan, session::Session};
+use super::{Door, Pillion, Plan, keyed::KeyedOptions, session::Session};
 use crate::{
     environment::EnvironmentSpec,
     error::{Code, Error, Result},
@@ -64,6 +64,7 @@ pub struct SessionBuilder {
     environment: EnvironmentSpec,
     schema: SchemaRef,
     options: SessionOptions,
+    keyed: Option<KeyedOptions>,
     name: String,
     traceparent: String,
 }
@@ -76,6 +77,7 @@ impl SessionBuilder {
             environment: EnvironmentSpec::default(),
             schema: Arc::new(Schema::empty()),
             options: SessionOptions::default(),
+            keyed: None,
             name: String::new(),
             traceparent: String::new(),
         }
@@ -99,6 +101,13 @@ impl SessionBuilder {
     #[must_use]
     pub fn options(mut self, options: SessionOptions) -> Self {
         self.options = options;
+        self
+    }
+
+    /// Makes the session keyed; its plan is one `process` function.
+    #[must_use]
+    pub fn keyed(mut self, keyed: KeyedOptions) -> Self {
+        self.keyed = Some(keyed);
         self
     }
 
@@ -140,13 +149,15 @@ impl SessionBuilder {
             options,
             name: self.name,
             traceparent: self.traceparent,
-            keyed: None,
+            keyed: self.keyed.as_ref().map(|keyed| keyed.to_proto(&self.schema)).transpose()?,
         };
         // Here already, since the request would not arrive.
         check_schema(&request.input_schema)?;
+        let more = self.keyed.iter().flat_map(|keyed| &keyed.more_inputs).map(|input| input.schema.clone());
+        let inputs = [self.schema].into_iter().chain(more).collect();
         let session = match &self.pillion.0 {
-            Door::Embedded(engine) => Session::embedded(engine.open(request, &self.environment).await?, self.schema)?,
-            Door::Remote(remote) => remote.open(request, &self.environment, self.schema).await?,
+            Door::Embedded(engine) => Session::embedded(engine.open(request, &self.environment).await?, inputs)?,
+            Door::Remote(remote) => remote.open(request, &self.environment, inputs).await?,
         };
         let SessionOptions { max_delay, max_rows, unordered, .. } = self.options;
         Ok(match max_delay {
@@ -177,7 +188,7 @@ impl Described {
 pub struct FunctionDescription {
     /// `file.py:name` or `module:name`.
     pub name: String,
-    /// `scalar` (columns in, one column of the same length out) or `map` (batches in and out).
+    /// `scalar` (columns in, one column of the same length out), `map` (batches in and out) or `process` (rows and timers in, any rows out, with state per key).
     pub kind: String,
     /// `general` (row at a time), `pandas` or `arrow`.
     pub func_type: String,
@@ -191,6 +202,12 @@ pub struct FunctionDescription {
     pub deterministic: bool,
     /// The docstring.
     pub doc: String,
+    /// State cells of a `process` function.
+    pub cells: Vec<proto::StateCell>,
+    /// Its named timers.
+    pub timers: Vec<String>,
+    /// Its outputs beside the main one: tags and columns.
+    pub side_outputs: Vec<(String, SchemaRef)>,
 }
 
 impl FunctionDescription {
@@ -199,8 +216,9 @@ impl FunctionDescription {
             [] => None,
             bytes => Some(schema(bytes)?),
         };
-        let proto::FunctionDescription { name, kind, func_type, parameters, result_type, deterministic, doc, .. } = function;
-        Ok(FunctionDescription { name, kind, func_type, parameters, result, result_type, deterministic, doc })
+        let proto::FunctionDescription { name, kind, func_type, parameters, result_type, deterministic, doc, cells, timers, .. } = function;
+        let side_outputs = function.side_outputs.into_iter().map(|side| Ok((side.tag, schema(&side.schema)?))).collect::<Result<_>>()?;
+        Ok(FunctionDescription { name, kind, func_type, parameters, result, result_type, deterministic, doc, cells, timers, side_outputs })
     }
 }
 

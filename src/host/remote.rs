@@ -154,7 +154,7 @@ impl Remote {
         Ok(response.get_ref().found)
     }
 
-    pub async fn open(&self, request: OpenRequest, environment: &EnvironmentSpec, input: SchemaRef) -> Result<Session> {
+    pub async fn open(&self, request: OpenRequest, environment: &EnvironmentSpec, inputs: Vec<SchemaRef>) -> Result<Session> {
         let lost = |error: tonic::transport::Error| {
             Error::new(Code::ConnectFailed, "the sidecar does not answer any more").detail(error.to_string())
         };
@@ -204,7 +204,7 @@ impl Remote {
             trusted: opened.trusted,
             limits,
         };
-        Session::new(opened, input, Amount { bytes: credit.bytes, rows: credit.rows }, Link::Remote(Arc::new(remote)))
+        Session::new(opened, inputs, Amount { bytes: credit.bytes, rows: credit.rows }, Link::Remote(Arc::new(remote)))
     }
 }
 
@@ -225,7 +225,7 @@ struct Incoming {
     responses: Option<Streaming<proto::ExecuteResponse>>,
     frames: Assembler,
     /// What the first message of the frame in the assembler said beside it.
-    open: Option<(u64, proto::Timing, Vec<proto::MetricDelta>)>,
+    open: Option<(u64, u32, proto::Timing, Vec<proto::MetricDelta>)>,
     /// Output credit not yet given back.
     owed: Amount,
     waker: Option<Waker>,
@@ -234,15 +234,19 @@ struct Incoming {
 impl RemoteSession {
     /// Queues an input; the caller's credit bounds what is queued.
     pub fn push(&self, seq: u64, input: Input) -> Result<()> {
+        let from = if let Input::Other(from, _) = &input { *from } else { 0 };
         match input {
-            Input::Batch(batch) => {
+            Input::Batch(batch) | Input::Other(_, batch) => {
                 let mut frame = batch.into_frame(&mut None)?;
                 if let Some(sharing) = &self.sharing {
                     let (placed, wanted) = sharing.place(frame);
                     frame = placed;
                     wanted.map_or(Ok(()), |wanted| self.send(ask(0, request::Message::ArenaWanted(wanted))))?;
                 }
-                frame.into_messages().try_for_each(|message| self.send(ask(seq, request::Message::Batch(message))))
+                frame.into_messages().try_for_each(|message| self.send(proto::ExecuteRequest { input: from, ..ask(seq, request::Message::Batch(message)) }))
+            }
+            Input::ProcessingTime(timestamp_ms) => {
+                self.send(ask(seq, request::Message::ProcessingTime(proto::ProcessingTime { timestamp_ms })))
             }
             Input::Watermark(watermark) => self.send(ask(seq, request::Message::Watermark(watermark))),
             Input::Idle(idle) => self.send(ask(seq, request::Message::Idle(idle))),
@@ -326,7 +330,7 @@ impl Drop for RemoteSession {
 impl Incoming {
     /// Turns a response into an answer, if it is or completes one.
     fn take(&mut self, message: proto::ExecuteResponse, gate: &Gate, sharing: Option<&Sharing>) -> Result<Option<Answer>> {
-        let proto::ExecuteResponse { seq, timing, metrics, message, released, closed_arenas } = message;
+        let proto::ExecuteResponse { seq, timing, metrics, output, message, released, closed_arenas } = message;
         let violation = |text: &str| Error::new(Code::ProtocolViolation, text);
         if !sharing.map_or(released.is_empty(), |sharing| sharing.take_back(&released)) {
             return Err(violation("the sidecar gave back a slot that it does not have"));
@@ -336,22 +340,22 @@ impl Incoming {
         let refund = Amount::default();
         Ok(Some(match message {
             Some(response::Message::Result(frame)) => {
-                let (seq, timing, metrics) = self.open.take().unwrap_or((seq, timing, metrics));
+                let (seq, output, timing, metrics) = self.open.take().unwrap_or((seq, output, timing, metrics));
                 let pushed = match sharing {
                     Some(sharing) => self.frames.push_shared(frame, |slot| sharing.resolve(slot)),
                     None => self.frames.push(frame),
                 };
                 let pushed = pushed.map_err(|error| Error::new(Code::ProtocolViolation, error.to_string()))?;
                 let Some(frame) = pushed else {
-                    self.open = Some((seq, timing, metrics));
+                    self.open = Some((seq, output, timing, metrics));
                     return Ok(None);
                 };
                 self.owed = self.owed.plus(Amount::of(frame.bytes(), frame.rows));
-                Answer::Batch { seq, result: Ok(frame.into()), timing, metrics, refund }
+                Answer::Batch { seq, output, result: Ok(frame.into()), timing, metrics, refund }
             }
             Some(response::Message::Failed(error)) if seq == 0 => return Err(error.into()),
             Some(response::Message::Failed(error)) => {
-                Answer::Batch { seq, result: Err(Error::from(error).at(seq)), timing, metrics, refund }
+                Answer::Batch { seq, output, result: Err(Error::from(error).at(seq)), timing, metrics, refund }
             }
             Some(response::Message::Credit(credit)) => {
                 gate.give(Amount { bytes: credit.bytes, rows: credit.rows });
@@ -360,7 +364,8 @@ impl Incoming {
             Some(response::Message::Watermark(watermark)) => Answer::Watermark { seq, watermark },
             Some(response::Message::Snapshotted(snapshotted)) => Answer::Snapshotted { seq, checkpoint_id: snapshotted.checkpoint_id },
             Some(response::Message::Ended(ended)) => Answer::Ended(ended),
-            Some(response::Message::Sealed(_) | response::Message::Applied(_)) => return Ok(None),
+            Some(response::Message::Sealed(_)) => Answer::Sealed { seq, refund },
+            Some(response::Message::Applied(_)) => return Ok(None),
             Some(response::Message::Arena(offer)) => {
                 let taken = sharing.map_or(Ok(()), |sharing| sharing.take(&offer));
                 taken.map_err(|error| violation("the sidecar's shared memory cannot be used").detail(error.to_string()))?;

@@ -15,17 +15,24 @@ pub(super) struct Sender {
     link: Link,
     limits: Limits,
     encoder: Encoder,
+    /// Of the inputs beside the first.
+    others: Vec<Encoder>,
     last_seq: u64,
     /// The workers are threads of this process, which need no frames.
     keeps_arrays: bool,
 }
 
 impl Sender {
-    pub fn new(link: Link, limits: Limits, schema: SchemaRef) -> Result<Self> {
-        let encoder =
-            Encoder::new(schema).map_err(|error| Error::new(Code::UnsupportedType, format!("the input cannot be sent: {error}")))?;
+    pub fn new(link: Link, limits: Limits, inputs: Vec<SchemaRef>) -> Result<Self> {
+        let encoder = |schema: SchemaRef| {
+            Encoder::new(schema).map_err(|error| Error::new(Code::UnsupportedType, format!("the input cannot be sent: {error}")))
+        };
+        let mut encoders = inputs.into_iter().map(encoder).collect::<Result<Vec<_>>>()?;
+        let others = encoders.split_off(1.min(encoders.len()));
+        let missing = || Error::new(Code::InvariantBroken, "a session has no input");
+        let encoder = encoders.pop().ok_or_else(missing)?;
         let keeps_arrays = matches!(&link, Link::Embedded(session) if session.shares_process());
-        Ok(Sender { link, limits, encoder, last_seq: 0, keeps_arrays })
+        Ok(Sender { link, limits, encoder, others, last_seq: 0, keeps_arrays })
     }
 
     /// The way to the engine.
@@ -55,10 +62,14 @@ impl Sender {
 
     /// Refuses a batch of another schema, or with too many rows.
     pub fn check(&self, batch: &RecordBatch) -> Result<()> {
-        if batch.schema_ref().fields() != self.schema().fields() {
+        self.check_for(self.schema(), batch)
+    }
+
+    fn check_for(&self, schema: &SchemaRef, batch: &RecordBatch) -> Result<()> {
+        if batch.schema_ref().fields() != schema.fields() {
             return Err(Error::new(Code::SchemaMismatch, "the batch has another schema than the session was opened with")
                 .hint("open a session per schema")
-                .detail(format!("expected {:?}, got {:?}", self.schema(), batch.schema_ref())));
+                .detail(format!("expected {schema:?}, got {:?}", batch.schema_ref())));
         }
         let Limits { max_batch_bytes, max_batch_rows } = self.limits;
         check_batch(0, batch.num_rows() as u64, max_batch_bytes, max_batch_rows)
@@ -66,15 +77,30 @@ impl Sender {
 
     /// The batch in the form that the engine takes.
     pub fn prepared(&mut self, batch: &RecordBatch) -> Result<Batch> {
-        self.check(batch)?;
+        self.prepared_for(0, batch)
+    }
+
+    /// The batch of an input in the form that the engine takes.
+    pub fn prepared_for(&mut self, input: u32, batch: &RecordBatch) -> Result<Batch> {
+        let other = input.checked_sub(1).map(|at| at as usize);
+        let missing = || Error::new(Code::Unsupported, format!("the session has no input {input}"));
+        let encoder = match other {
+            None => &self.encoder,
+            Some(at) => self.others.get(at).ok_or_else(missing)?,
+        };
+        self.check_for(encoder.schema(), batch)?;
         let Limits { max_batch_bytes, max_batch_rows } = self.limits;
         if self.keeps_arrays {
             let batch = Batch::Arrow(batch.clone());
             check_batch(batch.bytes(), batch.rows(), max_batch_bytes, max_batch_rows)?;
             return Ok(batch);
         }
+        let encoder = match other {
+            None => &mut self.encoder,
+            Some(at) => self.others.get_mut(at).ok_or_else(missing)?,
+        };
         let frame =
-            self.encoder.encode(batch).map_err(|error| Error::new(Code::UnsupportedType, format!("the batch cannot be sent: {error}")))?;
+            encoder.encode(batch).map_err(|error| Error::new(Code::UnsupportedType, format!("the batch cannot be sent: {error}")))?;
         check_batch(frame.bytes(), frame.rows, max_batch_bytes, max_batch_rows)?;
         Ok(sendable(frame)?.into())
     }

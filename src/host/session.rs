@@ -1,7 +1,7 @@
 //! A session as its operator sees it: batches in, batches out.
 
 use super::{
-    FunctionDescription,
+    Event, FunctionDescription,
     coalesce::Coalescer,
     open::{self, Allowance},
     remote::RemoteSession,
@@ -21,7 +21,7 @@ use pillion_wire::{ipc::Decoder, proto};
 use std::{
     future::poll_fn,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 /// The largest batch that an engine takes.
@@ -38,6 +38,8 @@ pub struct Limits {
 pub struct Output {
     /// The sequence number of the batch that it answers, as [`SessionInput::send`] gave it.
     pub seq: u64,
+    /// The side output that it belongs to; `None`: the main one.
+    pub tag: Option<Arc<str>>,
     /// The result columns.
     pub batch: RecordBatch,
     /// Where the time went.
@@ -102,7 +104,7 @@ impl Drop for Shared {
 }
 
 impl Session {
-    pub(super) fn embedded(session: Arc<session::Session>, schema: SchemaRef) -> Result<Session> {
+    pub(super) fn embedded(session: Arc<session::Session>, inputs: Vec<SchemaRef>) -> Result<Session> {
         let described = session.described().clone();
         let functions = described.functions.into_iter().map(FunctionDescription::from_proto).collect::<Result<_>>()?;
         let limits = session.limits();
@@ -115,15 +117,19 @@ impl Session {
             limits: Limits { max_batch_bytes: limits.max_batch_bytes, max_batch_rows: limits.max_batch_rows },
         };
         let credit = session.input_credit();
-        Session::new(opened, schema, credit, Link::Embedded(session))
+        Session::new(opened, inputs, credit, Link::Embedded(session))
     }
 
-    pub(super) fn new(opened: Opened, schema: SchemaRef, credit: Amount, link: Link) -> Result<Session> {
-        let sender = Sender::new(link.clone(), opened.limits, schema)?;
-        let decoder = Decoder::new(&opened.output_schema).map_err(|error| undecodable(&error))?;
+    /// `inputs` are the schemas of what will be sent.
+    pub(super) fn new(opened: Opened, inputs: Vec<SchemaRef>, credit: Amount, link: Link) -> Result<Session> {
+        let sender = Sender::new(link.clone(), opened.limits, inputs)?;
+        let mut decoders = vec![(None, Decoder::new(&opened.output_schema).map_err(|error| undecodable(&error))?)];
+        for (tag, schema) in opened.functions.iter().flat_map(|function| &function.side_outputs) {
+            decoders.push((Some(Arc::from(tag.as_str())), Decoder::new(schema).map_err(|error| undecodable(&error))?));
+        }
         let shared = Arc::new(Shared { opened, gate: Gate::new(credit), link });
         let input = SessionInput { shared: shared.clone(), way: Way::Straight(Box::new(sender)), finished: false };
-        Ok(Session { input, output: SessionOutput { shared, coalescer: None, decoder, done: false, ended: None } })
+        Ok(Session { input, output: SessionOutput { shared, coalescer: None, decoders, done: false, ended: None } })
     }
 
     /// From the first input on, small batches travel together; not for plans whose results have other rows than their inputs.
@@ -242,11 +248,66 @@ impl SessionInput {
     /// # Errors
     /// [`Code::SessionClosed`] after the end.
     pub async fn watermark(&mut self, timestamp_ms: i64) -> Result<u64> {
-        let input = Input::Watermark(proto::Watermark { timestamp_ms, input: 0 });
-        match &mut self.way {
-            Way::Straight(sender) => sender.push(input),
-            Way::Coalesced(coalescer) => coalescer.mark(input),
+        self.watermark_of(0, timestamp_ms).await
+    }
+
+    /// Sends a batch to another input of a keyed session than the first, see [`KeyedOptions::more_inputs`](super::KeyedOptions). As [`SessionInput::send`].
+    ///
+    /// # Errors
+    /// As [`SessionInput::send`]; [`Code::Unsupported`] if the session has no such input.
+    pub async fn send_to(&mut self, input: u32, batch: RecordBatch) -> Result<u64> {
+        if input == 0 {
+            return self.send(batch).await;
         }
+        let closed = || Error::new(Code::SessionClosed, "the session is over");
+        let batch = self.direct()?.prepared_for(input, &batch)?;
+        if self.finished || !self.shared.admitted(Amount::of(batch.bytes(), batch.rows())).await {
+            return Err(closed());
+        }
+        self.direct()?.push(Input::Other(input, batch))
+    }
+
+    /// Sends the watermark of one of several inputs; the event time of the session is the least of them.
+    ///
+    /// # Errors
+    /// [`Code::SessionClosed`] after the end.
+    pub async fn watermark_of(&mut self, input: u32, timestamp_ms: i64) -> Result<u64> {
+        self.mark(Input::Watermark(proto::Watermark { timestamp_ms, input }))
+    }
+
+    /// Says that an input has nothing to say for a while, so that the others' watermarks need not wait for it; or that it has again.
+    ///
+    /// # Errors
+    /// [`Code::SessionClosed`] after the end.
+    pub async fn idle(&mut self, input: u32, idle: bool) -> Result<u64> {
+        self.mark(Input::Idle(proto::Idle { idle, input }))
+    }
+
+    /// Says what time it is, in milliseconds since the epoch, if the host is the session's clock ([`KeyedOptions::host_clock`](super::KeyedOptions)). Timers up to it fire.
+    ///
+    /// # Errors
+    /// [`Code::SessionClosed`] after the end.
+    pub async fn processing_time(&mut self, timestamp_ms: i64) -> Result<u64> {
+        self.mark(Input::ProcessingTime(timestamp_ms))
+    }
+
+    /// Sends a barrier: [`Event::Snapshotted`] comes out behind all that belongs to the checkpoint.
+    ///
+    /// # Errors
+    /// [`Code::SessionClosed`] after the end.
+    pub async fn barrier(&mut self, checkpoint_id: u64) -> Result<u64> {
+        self.mark(Input::Barrier(proto::Barrier { checkpoint_id }))
+    }
+
+    fn mark(&mut self, mark: Input) -> Result<u64> {
+        match &mut self.way {
+            Way::Straight(sender) => sender.push(mark),
+            Way::Coalesced(coalescer) => coalescer.mark(mark),
+        }
+    }
+
+    fn direct(&mut self) -> Result<&mut Sender> {
+        self.straight().ok_or_else(|| Error::new(Code::Unsupported, "only a keyed session has several inputs"))
     }
 
     /// No more input: the other half ends after the last result.
@@ -274,7 +335,8 @@ impl SessionInput {
 pub struct SessionOutput {
     shared: Arc<Shared>,
     coalescer: Option<Arc<Coalescer>>,
-    decoder: Decoder,
+    /// Of the main output, then of the side outputs with their tags.
+    decoders: Vec<(Option<Arc<str>>, Decoder)>,
     done: bool,
     ended: Option<proto::Ended>,
 }
@@ -299,9 +361,26 @@ impl SessionOutput {
 
     /// See [`SessionOutput::recv`].
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Output>>> {
+        loop {
+            match ready!(self.poll_event(cx)) {
+                Some(Ok(Event::Output(output))) => return Poll::Ready(Some(Ok(output))),
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
+            }
+        }
+    }
+
+    /// As [`SessionOutput::recv`], with all that comes out between the results.
+    pub async fn next(&mut self) -> Option<Result<Event>> {
+        poll_fn(|cx| self.poll_event(cx)).await
+    }
+
+    /// See [`SessionOutput::next`].
+    pub fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Event>>> {
         while !self.done {
             if let Some(output) = self.coalescer.as_ref().and_then(|coalescer| coalescer.pop(cx.waker())) {
-                return Poll::Ready(Some(output));
+                return Poll::Ready(Some(output.map(Event::Output)));
             }
             let answer = match self.poll_answer(cx) {
                 Poll::Ready(answer) => answer,
@@ -310,21 +389,26 @@ impl SessionOutput {
                 Poll::Pending => return Poll::Pending,
             };
             match answer {
-                Some(Ok(Answer::Batch { seq, result, timing, metrics, .. })) => {
-                    let result = result.and_then(|batch| self.arrays(batch));
+                Some(Ok(Answer::Batch { seq, output, result, timing, metrics, .. })) => {
+                    let result = result.and_then(|batch| self.output(output, batch));
                     let Some(coalescer) = &self.coalescer else {
-                        let output = result.map(|batch| Output { seq, batch, timing, metrics });
+                        let output = result.map(|(tag, batch)| Event::Output(Output { seq, tag, batch, timing, metrics }));
                         return Poll::Ready(Some(output.map_err(|error| error.at(seq))));
                     };
+                    let result = result.map(|(_, batch)| batch);
                     if let Err(error) = coalescer.answer(seq, result, timing, metrics) {
                         self.cancel();
                         return Poll::Ready(Some(Err(error)));
                     }
                 }
-                Some(Ok(Answer::Watermark { seq, .. } | Answer::Snapshotted { seq, .. })) => {
-                    if let Some(coalescer) = &self.coalescer {
-                        coalescer.passed(seq);
-                    }
+                Some(Ok(Answer::Sealed { seq, .. })) => return Poll::Ready(Some(Ok(Event::Sealed { seq }))),
+                Some(Ok(Answer::Watermark { seq, watermark })) => {
+                    self.coalescer.iter().for_each(|coalescer| coalescer.passed(seq));
+                    return Poll::Ready(Some(Ok(Event::Watermark { seq, timestamp_ms: watermark.timestamp_ms })));
+                }
+                Some(Ok(Answer::Snapshotted { seq, checkpoint_id })) => {
+                    self.coalescer.iter().for_each(|coalescer| coalescer.passed(seq));
+                    return Poll::Ready(Some(Ok(Event::Snapshotted { seq, checkpoint_id })));
                 }
                 Some(Err(error)) => {
                     self.end();
@@ -340,13 +424,16 @@ impl SessionOutput {
         Poll::Ready(None)
     }
 
-    /// A result as arrays.
-    pub(super) fn arrays(&self, batch: Batch) -> Result<RecordBatch> {
-        match batch {
-            Batch::Arrow(batch) => Ok(batch),
-            Batch::Frame(frame) if self.shared.opened.trusted => self.decoder.decode_in_place(&frame).map_err(|error| undecodable(&error)),
-            Batch::Frame(frame) => self.decoder.decode(&frame).map_err(|error| undecodable(&error)),
-        }
+    /// A result of an output as arrays, with the output's tag.
+    pub(super) fn output(&self, output: u32, batch: Batch) -> Result<(Option<Arc<str>>, RecordBatch)> {
+        let unknown = || Error::new(Code::ProtocolViolation, format!("a result is of output {output}, which was not announced"));
+        let (tag, decoder) = self.decoders.get(output as usize).ok_or_else(unknown)?;
+        let batch = match batch {
+            Batch::Arrow(batch) => batch,
+            Batch::Frame(frame) if self.shared.opened.trusted => decoder.decode_in_place(&frame).map_err(|error| undecodable(&error))?,
+            Batch::Frame(frame) => decoder.decode(&frame).map_err(|error| undecodable(&error))?,
+        };
+        Ok((tag.clone(), batch))
     }
 
     /// What the whole session did, retries included; known after the last result.
@@ -373,7 +460,7 @@ impl SessionOutput {
             Link::Embedded(session) => {
                 let answer = std::task::ready!(session.poll_answer(cx));
                 // What the host has taken makes room for more.
-                if let Some(Ok(Answer::Batch { refund, .. })) = &answer {
+                if let Some(Ok(Answer::Batch { refund, .. } | Answer::Sealed { refund, .. })) = &answer {
                     self.shared.gate.give(*refund);
                 }
                 Poll::Ready(answer)

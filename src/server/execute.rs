@@ -195,7 +195,7 @@ impl Open {
 
     fn answer(&mut self, answer: Answer) -> proto::ExecuteResponse {
         match answer {
-            Answer::Batch { seq, result, timing, metrics, refund } => {
+            Answer::Batch { seq, output, result, timing, metrics, refund } => {
                 self.owed = self.owed.plus(refund);
                 let mut offer = None;
                 let result = result.and_then(|batch| {
@@ -218,7 +218,8 @@ impl Open {
                     }
                     Err(error) => response::Message::Failed((&error).into()),
                 };
-                let response = proto::ExecuteResponse { seq, timing: Some(timing), metrics, message: Some(message), ..Default::default() };
+                let response =
+                    proto::ExecuteResponse { seq, timing: Some(timing), metrics, output, message: Some(message), ..Default::default() };
                 match offer {
                     Some(offer) => {
                         self.ready = Some(response);
@@ -226,6 +227,10 @@ impl Open {
                     }
                     None => response,
                 }
+            }
+            Answer::Sealed { seq, refund } => {
+                self.owed = self.owed.plus(refund);
+                respond(seq, response::Message::Sealed(proto::Sealed {}))
             }
             Answer::Watermark { seq, watermark } => respond(seq, response::Message::Watermark(watermark)),
             Answer::Snapshotted { seq, checkpoint_id } => {

@@ -153,12 +153,6 @@ impl proto::fn_server::Fn for FnService {
         Ok(Response::new(Box::pin(UnboundedReceiverStream::new(out).map(Ok))))
     }
 
-    type StateStream = Out<proto::StateResponse>;
-
-    async fn state(&self, request: Request<Streaming<proto::StateRequest>>) -> Result<Response<Self::StateStream>, Status> {
-        self.worker(&request)?;
-        Err(Error::new(Code::Unsupported, "this sidecar keeps no state yet").to_status())
-    }
 
     async fn logging(&self, request: Request<Streaming<proto::LogBatch>>) -> Result<Response<proto::LogAck>, Status> {
         let id = self.worker(&request)?;

@@ -102,6 +102,7 @@ pub(super) async fn read(engine: Arc<Engine>, mut requests: Streaming<proto::Exe
         live,
         frames: Assembler::new(FrameLimits { bytes: limits.max_batch_bytes, rows: limits.max_batch_rows }),
         seq: 0,
+        input: 0,
         ended: false,
     };
     take_all(&mut inputs, &mut requests).await;
@@ -174,6 +175,7 @@ struct Inputs {
     frames: Assembler,
     /// Of the frame that is being put together.
     seq: u64,
+    input: u32,
     ended: bool,
 }
 
@@ -186,7 +188,7 @@ impl Inputs {
             sharing.take_back(&message.released)?;
         }
         match message.message {
-            Some(request::Message::Batch(frame)) => self.batch(seq, frame),
+            Some(request::Message::Batch(frame)) => self.batch(seq, message.input, frame),
             Some(request::Message::Credit(credit)) => {
                 self.live.gate.give(Amount { bytes: credit.bytes, rows: credit.rows });
                 Ok(())
@@ -215,15 +217,15 @@ impl Inputs {
                 }
                 Ok(())
             }
-            Some(request::Message::Broadcast(_)) => Err(Error::new(Code::Unsupported, "broadcasts need a stateful session")),
+            Some(request::Message::ProcessingTime(time)) => session.push(seq, Input::ProcessingTime(time.timestamp_ms)),
             Some(request::Message::Open(_)) => violation("`open` came twice"),
             None => violation("a request without a message"),
         }
     }
 
-    fn batch(&mut self, seq: u64, message: proto::Frame) -> Result<()> {
+    fn batch(&mut self, seq: u64, input: u32, message: proto::Frame) -> Result<()> {
         if !self.frames.is_open() {
-            self.seq = seq;
+            (self.seq, self.input) = (seq, input);
         } else if seq != self.seq && seq != 0 {
             return Err(Error::new(Code::ProtocolViolation, "two frames are mixed up"));
         }
@@ -237,6 +239,7 @@ impl Inputs {
         })?;
         let Some(frame) = frame else { return Ok(()) };
         self.live.charge(Amount::of(frame.bytes(), frame.rows))?;
-        self.live.session.push(self.seq, Input::Batch(frame.into()))
+        let input = if self.input == 0 { Input::Batch(frame.into()) } else { Input::Other(self.input, frame.into()) };
+        self.live.session.push(self.seq, input)
     }
 }

@@ -6,6 +6,7 @@
 mod bundle;
 pub mod credit;
 mod here;
+mod keyed;
 mod load;
 mod open;
 mod order;
@@ -43,6 +44,8 @@ pub struct Session {
     behaviour: Behaviour,
     described: Described,
     pool: Arc<Pool>,
+    /// Where the inputs of a keyed session go; without, drivers take batches from the queue.
+    intake: Option<keyed::Intake>,
     state: Mutex<State>,
     /// One permit per batch that an idle driver was promised.
     work: Semaphore,
@@ -105,6 +108,7 @@ impl Session {
         behaviour: Behaviour,
         described: Described,
         pool: Arc<Pool>,
+        intake: Option<keyed::Intake>,
     ) -> Arc<Self> {
         let state = State {
             queue: VecDeque::new(),
@@ -125,10 +129,12 @@ impl Session {
         };
         let (work, more, cancelled) = (Semaphore::new(0), Notify::new(), Notify::new());
         let span = tracing::info_span!("session", id, name, traceparent, functions = plan.functions);
-        metrics::session_opened();
+        if intake.is_none() {
+            metrics::session_opened();
+        }
         let metrics = BatchMetrics::new(&plan.functions);
         let (state, batch_ns, runtime) = (Mutex::new(state), AtomicU64::new(u64::MAX), Handle::current());
-        Arc::new(Session { id, name, plan, behaviour, described, pool, state, work, more, cancelled, batch_ns, metrics, span, runtime })
+        Arc::new(Session { id, name, plan, behaviour, described, pool, intake, state, work, more, cancelled, batch_ns, metrics, span, runtime })
     }
 
     /// Unique in the engine.
@@ -162,6 +168,7 @@ impl Session {
     /// # Errors
     /// [`Code::ProtocolViolation`] for a gap in the sequence; [`Code::SessionClosed`] after the end; [`Code::BatchTooLarge`].
     pub fn push(self: &Arc<Self>, seq: u64, input: Input) -> Result<()> {
+        let from = if let Input::Other(from, _) = &input { *from } else { 0 };
         let mut state = self.lock();
         if state.draining.is_some() {
             // Not answered, so it has had no effect and may be sent to another sidecar.
@@ -178,7 +185,10 @@ impl Session {
             return Err(Error::new(Code::ProtocolViolation, "too many inputs wait for the answers before them"));
         }
         match input {
-            Input::Batch(batch) => {
+            Input::Other(..) if self.intake.is_none() => {
+                return Err(Error::new(Code::Unsupported, "only a keyed session has several inputs"));
+            }
+            Input::Batch(batch) | Input::Other(_, batch) => {
                 let (bytes, rows) = (batch.bytes(), batch.rows());
                 let limits = &self.behaviour.limits;
                 check_batch(bytes, rows, limits.max_batch_bytes, limits.max_batch_rows)?;
@@ -186,14 +196,24 @@ impl Session {
                 state.last_seq = seq;
                 state.taken += 1;
                 state.pending_bytes += cost.bytes;
-                state.queue.push_back(Job { seq, batch, cost, queued: Instant::now(), attempts: 0, attempts_outside: 0 });
-                self.summon_driver(&mut state);
+                let job = Job { seq, batch, cost, queued: Instant::now(), attempts: 0, attempts_outside: 0 };
+                match &self.intake {
+                    Some(intake) => intake.batch(job, from),
+                    None => {
+                        state.queue.push_back(job);
+                        self.summon_driver(&mut state);
+                    }
+                }
+            }
+            mark if let Some(intake) = &self.intake => {
+                state.last_seq = seq;
+                intake.mark(seq, mark);
             }
             Input::Watermark(watermark) => self.mark(&mut state, seq, Some(Answer::Watermark { seq, watermark })),
             Input::Barrier(barrier) => {
                 self.mark(&mut state, seq, Some(Answer::Snapshotted { seq, checkpoint_id: barrier.checkpoint_id }));
             }
-            Input::Idle(_) => self.mark(&mut state, seq, None),
+            Input::Idle(_) | Input::ProcessingTime(_) => self.mark(&mut state, seq, None),
         }
         Ok(())
     }
@@ -207,6 +227,13 @@ impl Session {
     /// No more input.
     pub fn finish(&self) {
         let mut state = self.lock();
+        if let Some(intake) = &self.intake
+            && !state.finished
+        {
+            // Timers that fire at the end are answers to it.
+            state.last_seq += 1;
+            intake.end(state.last_seq);
+        }
         state.finished = true;
         wake(&mut state);
     }
@@ -234,7 +261,14 @@ impl Session {
         drop(state);
         self.work.close();
         self.cancelled.notify_waiters();
-        metrics::session_closed();
+        self.count_closed();
+    }
+
+    fn count_closed(&self) {
+        // A keyed session is counted by the one that it calls functions with.
+        if self.intake.is_none() {
+            metrics::session_closed();
+        }
     }
 
     /// The next answer; `None` after [`Answer::Ended`] or an error. One task reads.
@@ -247,6 +281,9 @@ impl Session {
             return Poll::Ready(None);
         }
         if let Some(answer) = state.order.pop() {
+            if self.intake.is_some() {
+                self.more.notify_waiters();
+            }
             if let Answer::Batch { result: Ok(batch), .. } = &answer {
                 state.held = state.held.minus(Amount::of(batch.bytes(), batch.rows()));
                 // There may be room again for what could not be begun.
@@ -266,7 +303,7 @@ impl Session {
             self.work.close();
             // Drivers in the line for a worker.
             self.cancelled.notify_waiters();
-            metrics::session_closed();
+            self.count_closed();
             return Poll::Ready(Some(last));
         }
         state.reader = Some(cx.waker().clone());
@@ -370,14 +407,9 @@ impl Session {
             Ok(_) => state.stats.batches += 1,
             Err(_) => state.stats.failed += 1,
         }
-        if let Some(total) = &mut state.stats.total {
-            total.queue_ns += timing.queue_ns;
-            total.wire_ns += timing.wire_ns;
-            total.convert_ns += timing.convert_ns;
-            total.user_ns += timing.user_ns;
-        }
+        state.add_timing(&timing);
         let result = result.map_err(|error| error.at(job.seq));
-        state.order.answer(job.seq, Answer::Batch { seq: job.seq, result, timing, metrics: deltas, refund });
+        state.order.answer(job.seq, Answer::Batch { seq: job.seq, output: 0, result, timing, metrics: deltas, refund });
         wake(&mut state);
     }
 
@@ -397,9 +429,23 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         if !self.is_over() {
-            metrics::session_closed();
+            self.count_closed();
         }
-        self.pool.retire_plan(self.plan.id);
+        if self.intake.is_none() {
+            self.pool.retire_plan(self.plan.id);
+        }
+    }
+}
+
+impl State {
+    fn add_timing(&mut self, timing: &proto::Timing) {
+        if let Some(total) = &mut self.stats.total {
+            total.queue_ns += timing.queue_ns;
+            total.wire_ns += timing.wire_ns;
+            total.convert_ns += timing.convert_ns;
+            total.user_ns += timing.user_ns;
+            total.state_ns += timing.state_ns;
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Opening a session: everything that can be wrong is found here, before the first batch.
 
-use super::{Behaviour, Described, MAX_WEIGHT, Session, SessionPlan, load};
+use super::{Behaviour, Described, MAX_WEIGHT, Session, SessionPlan, keyed, load};
 use crate::{
     config::Limits,
     error::{Code, Error, Result},
@@ -54,12 +54,14 @@ pub async fn open(pool: Arc<Pool>, request: OpenRequest, ids: Ids, environment: 
         // What hangs is reported by `slow_bundle`, and abandoned when its session is cancelled.
         behaviour.deadline = NEVER;
     }
+    let keyed_plan = request.keyed.as_ref().map(|keyed| keyed::plan(keyed, &request.input_schema));
     let prepare = Arc::new(proto::Prepare {
         plan: Some(request.plan.clone()),
         input_schema: request.input_schema.clone(),
         on_error: request.options.on_error.max(proto::OnError::Fail as i32) as u32,
         session_id: ids.session.clone(),
         session_name: request.name.clone(),
+        keyed: keyed_plan,
     });
     pool.keep_plan(ids.plan, behaviour.weight);
     let prepared = load::prepare(&pool, ids.plan, prepare.clone(), limits).await;
@@ -68,8 +70,15 @@ pub async fn open(pool: Arc<Pool>, request: OpenRequest, ids: Ids, environment: 
     let environment = proto::EnvironmentDescription { id, ..environment };
     let functions = prepared.functions.iter().map(|function| function.name.as_str()).collect::<Vec<_>>().join(", ");
     let described = Described { output_schema: prepared.output_schema.into(), functions: prepared.functions, environment, trusted };
-    let plan = SessionPlan { id: ids.plan, prepare, functions };
-    let session = Session::new(ids.session, request.name, &request.traceparent, plan, behaviour, described, pool);
+    let plan = SessionPlan { id: ids.plan, prepare: prepare.clone(), functions };
+    let (id, name, traceparent) = (ids.session, request.name, request.traceparent);
+    let session = match &request.keyed {
+        None => Session::new(id, name, &traceparent, plan, behaviour, described, pool, None),
+        Some(options) => {
+            let parts = keyed::Parts { id, name, traceparent, plan, behaviour, described, pool: pool.clone() };
+            keyed::start(parts, options, &prepare).inspect_err(|_| pool.retire_plan(ids.plan))?
+        }
+    };
     session.span.in_scope(|| tracing::debug!("session opened"));
     Ok(session)
 }
@@ -90,9 +99,6 @@ fn behaviour(options: &proto::SessionOptions, limits: &Limits, pool_max: usize) 
 }
 
 fn check(request: &OpenRequest) -> Result<()> {
-    if request.keyed.is_some() {
-        return Err(Error::new(Code::Unsupported, "keyed sessions are not supported yet").hint("open a session without `keyed`"));
-    }
     match proto::OnError::try_from(request.options.on_error) {
         Ok(proto::OnError::Unspecified | proto::OnError::Fail | proto::OnError::Null) => {}
         Ok(proto::OnError::Skip | proto::OnError::Side) => {
@@ -109,7 +115,11 @@ fn check(request: &OpenRequest) -> Result<()> {
     check_schema(&request.input_schema)?;
     let schema = ipc::schema_from_ipc(&request.input_schema)
         .map_err(|error| Error::new(Code::ProtocolViolation, "the input schema cannot be read").detail(error.to_string()))?;
-    check_plan(&request.plan, schema.fields().len())
+    check_plan(&request.plan, schema.fields().len())?;
+    match &request.keyed {
+        Some(keyed) => keyed::check(keyed, request),
+        None => Ok(()),
+    }
 }
 
 /// Refuses a schema that fits in no message: it goes to each worker. The header of a batch is smaller than its schema's.

@@ -7,15 +7,32 @@ use std::collections::{BTreeMap, VecDeque};
 pub(crate) struct Order<T> {
     /// The first sequence number that has not been answered.
     next: u64,
-    waiting: BTreeMap<u64, Option<T>>,
+    waiting: BTreeMap<u64, Waiting<T>>,
     ready: VecDeque<T>,
     ordered: bool,
+}
+
+/// What an input has been answered with before its turn.
+#[derive(Debug)]
+struct Waiting<T> {
+    answers: Vec<T>,
+    /// Nothing follows.
+    closed: bool,
 }
 
 impl<T> Order<T> {
     /// If not `ordered`, [`Order::answer`] releases at once, and only [`Order::mark`] keeps its place.
     pub fn new(ordered: bool) -> Self {
         Order { next: 1, waiting: BTreeMap::new(), ready: VecDeque::new(), ordered }
+    }
+
+    /// One of several answers to input `seq`, which [`Order::answer`] or [`Order::mark`] ends. To one that has ended already, it comes as soon as it can.
+    pub fn add(&mut self, seq: u64, answer: T) {
+        if !self.ordered || seq <= self.next {
+            self.ready.push_back(answer);
+        } else {
+            self.waiting.entry(seq).or_default().answers.push(answer);
+        }
     }
 
     /// The answer to input `seq`.
@@ -34,12 +51,19 @@ impl<T> Order<T> {
     }
 
     fn place(&mut self, seq: u64, answer: Option<T>) {
-        self.waiting.insert(seq, answer);
-        while let Some(answer) = self.waiting.remove(&self.next) {
-            self.ready.extend(answer);
+        let waiting = self.waiting.entry(seq).or_default();
+        waiting.answers.extend(answer);
+        waiting.closed = true;
+        while let Some(waiting) = self.waiting.get_mut(&self.next) {
+            self.ready.extend(waiting.answers.drain(..));
+            if !waiting.closed {
+                break;
+            }
+            self.waiting.remove(&self.next);
             self.next += 1;
         }
     }
+
 
     /// The next answer that may be released.
     pub fn pop(&mut self) -> Option<T> {
@@ -48,7 +72,7 @@ impl<T> Order<T> {
 
     /// Whether nothing can be released before `seq` is answered.
     pub fn is_awaited(&self, seq: u64) -> bool {
-        self.next == seq && self.ready.is_empty()
+        seq <= self.next && self.ready.is_empty()
     }
 
     /// True if everything up to and including `last` was answered and taken.
@@ -62,10 +86,31 @@ impl<T> Order<T> {
     }
 }
 
+impl<T> Default for Waiting<T> {
+    fn default() -> Self {
+        Waiting { answers: Vec::new(), closed: false }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn several_answers_to_one_input_come_as_soon_as_it_is_their_turn() {
+        let mut order = Order::new(true);
+        order.add(2, "2a");
+        order.add(1, "1a");
+        assert_eq!((order.pop(), order.pop()), (Some("1a"), None));
+        order.mark(1, None);
+        assert_eq!((order.pop(), order.pop()), (Some("2a"), None));
+        order.add(2, "2b");
+        order.add(1, "late");
+        order.answer(2, "2c");
+        assert_eq!([order.pop(), order.pop(), order.pop(), order.pop()], [Some("2b"), Some("late"), Some("2c"), None]);
+        assert!(order.is_done(2));
+    }
 
     proptest! {
         #[test]

@@ -17,13 +17,19 @@ pub enum Input {
     Idle(proto::Idle),
     /// Answered by [`Answer::Snapshotted`]; a stateless function has nothing to write.
     Barrier(proto::Barrier),
+    /// The processing time of a keyed session whose host is its clock, in ms.
+    ProcessingTime(i64),
+    /// A batch for another input of a keyed session than the first.
+    Other(u32, Batch),
 }
 
 /// What comes out of a session, in input order.
 #[derive(Debug)]
 pub enum Answer {
-    /// The answer to batch `seq`: a result, or why it failed and had no effect.
-    Batch { seq: u64, result: Result<Batch>, timing: proto::Timing, metrics: Vec<proto::MetricDelta>, refund: Amount },
+    /// The answer to batch `seq`: a result, or why it failed and had no effect. Of a keyed session one of any number of results; `output` 0 is the main one.
+    Batch { seq: u64, output: u32, result: Result<Batch>, timing: proto::Timing, metrics: Vec<proto::MetricDelta>, refund: Amount },
+    /// Of a keyed session: batch `seq` has taken effect, its results are complete.
+    Sealed { seq: u64, refund: Amount },
     /// A watermark, after everything it covers.
     Watermark { seq: u64, watermark: proto::Watermark },
     /// What precedes it belongs to the checkpoint, nothing after.

@@ -2,6 +2,7 @@
 //!
 //! This crate knows neither servers nor Python. See `proto/pillion/v1` for the contract itself.
 
+pub mod bundle;
 pub mod error;
 pub mod frame;
 pub mod ipc;

@@ -10,6 +10,7 @@
 mod batch;
 #[expect(unsafe_code, reason = "addresses that Python hands out")]
 mod buffers;
+mod bundle;
 mod capsule;
 mod cast;
 mod classes;

@@ -271,7 +271,7 @@ impl ProcessWorker {
             }
             Some(worker_data::Message::Prepared(prepared)) => Ok(Some(FromWorker::Prepared(prepared))),
             Some(worker_data::Message::Described(described)) => Ok(Some(FromWorker::Described(Box::new(described)))),
-            Some(worker_data::Message::Sealed(_)) | None => Err("a message that this sidecar did not ask for".into()),
+            Some(worker_data::Message::Fetch(_)) | None => Err("a message that this sidecar did not ask for".into()),
         }
     }
 }

@@ -163,10 +163,7 @@ impl Conversation {
                 self.frames.release(plan_id);
                 None
             }
-            Some(Request::BundleBegin(_) | Request::BundleFinish(_)) => {
-                let error = failure::error(Code::Unsupported, "this worker has no `state` capability, so it runs no stateful bundles");
-                Some(answer(seq, plan_id, Answer::Failed(*error)))
-            }
+            Some(Request::Fetched(_)) => Some(violated(seq, plan_id, Broken(String::from("state arrived that was not asked for")))),
             None => Some(violated(seq, plan_id, Broken(String::from("a message of the data stream is empty or unknown")))),
         }
     }

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use arrow_array::{RecordBatch, RecordBatchOptions};
 use arrow_schema::SchemaRef;
+use pillion_wire::bundle::Layout;
 use pillion_wire::error::Code;
 use pillion_wire::ipc::{schema_from_ipc, schema_to_ipc};
 use pillion_wire::proto;
+use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -17,6 +19,7 @@ use super::logs::{Queue, Running};
 use super::message;
 use super::plans::{Plan, Plans};
 use crate::batch::Batch;
+use crate::bundle;
 use crate::process;
 use crate::schema::{Columns, schema_of};
 
@@ -81,7 +84,7 @@ impl Executor {
     pub fn prepare(&mut self, id: u64, request: proto::Prepare) -> Result<proto::Prepared, Failure> {
         match self.load(request) {
             Ok((plan, functions)) => {
-                let output_schema = schema_to_ipc(&plan.output).into();
+                let output_schema = plan.announced.clone().into();
                 self.keep(id, Ok(plan));
                 Ok(proto::Prepared { output_schema, functions })
             }
@@ -132,7 +135,7 @@ impl Executor {
             }
         };
         self.queue.set_running(plan.running.clone());
-        let called = self.python(|runtime| call(runtime.py(), &plan.call, input).map_err(|raised| failure::of_exception(runtime, &raised)));
+        let called = self.python(|runtime| call(runtime.py(), plan, input).map_err(|raised| failure::of_exception(runtime, &raised)));
         self.queue.set_running(Running::default());
         match called {
             Ok((output, user_ns)) => Executed { outcome: announced(plan, &output), user_ns },
@@ -165,16 +168,31 @@ fn prepare(
     worker: Arc<str>,
 ) -> PyResult<(Plan, Vec<proto::FunctionDescription>)> {
     let py = runtime.py();
-    let session = request.session_id.clone();
+    let (session, keyed) = (request.session_id.clone(), request.keyed.clone());
     let prepared = runtime.call_method1(intern!(py, "prepare"), (message::plan(py, request, &input)?,))?;
     let functions: Vec<Bound<'_, PyAny>> = prepared.getattr(intern!(py, "functions"))?.extract()?;
     let functions = functions.iter().map(message::description).collect::<PyResult<Vec<_>>>()?;
     let output = columns(&prepared.getattr(intern!(py, "output"))?)?;
     let names: Vec<&str> = functions.iter().map(|function| function.name.as_str()).collect();
+    let output = Arc::new(schema_of(&output));
+    let announced = schema_to_ipc(&output);
+    let layout = match (&keyed, functions.first()) {
+        (Some(keyed), Some(function)) => {
+            let layout = Layout::new(keyed, &output, function);
+            Some(layout.map_err(|error| PyValueError::new_err(error.to_string()))?)
+        }
+        _ => None,
+    };
+    let (input, output) = match &layout {
+        Some(layout) => (layout.bundle.clone(), layout.effects.clone()),
+        None => (input, output),
+    };
     let plan = Plan {
         call: prepared.getattr(intern!(py, "call"))?.unbind(),
         input,
-        output: Arc::new(schema_of(&output)),
+        output,
+        announced,
+        layout,
         running: Running { worker, session: session.into(), function: names.join(", ").into() },
     };
     Ok((plan, functions))
@@ -187,9 +205,12 @@ fn columns(list: &Bound<'_, PyAny>) -> PyResult<Columns> {
 }
 
 /// One call with one batch: the output, and the nanoseconds in user code.
-fn call(py: Python<'_>, plan: &Py<PyAny>, input: RecordBatch) -> PyResult<(RecordBatch, u64)> {
+fn call(py: Python<'_>, plan: &Plan, input: RecordBatch) -> PyResult<(RecordBatch, u64)> {
+    if let Some(layout) = &plan.layout {
+        return bundle::call(py, &plan.call, layout, &input, None);
+    }
     let input = Bound::new(py, Batch::new(input))?;
-    let answer = plan.bind(py).call1((input,))?.cast_into::<PyTuple>()?;
+    let answer = plan.call.bind(py).call1((input,))?.cast_into::<PyTuple>()?;
     let output = answer.get_borrowed_item(0)?.cast::<Batch>()?.get().record_batch().clone();
     Ok((output, answer.get_borrowed_item(1)?.extract()?))
 }

@@ -41,9 +41,35 @@ pub fn description(dict: &Bound<'_, PyAny>) -> PyResult<proto::FunctionDescripti
         result_type: text(dict, "result_type")?,
         deterministic: value(dict, "deterministic")?.unwrap_or_default(),
         doc: text(dict, "doc")?,
-        cells: value(dict, "cells")?.unwrap_or_default(),
+        cells: list(dict, "cells", cell)?,
         timers: value(dict, "timers")?.unwrap_or_default(),
+        side_outputs: list(dict, "side_outputs", |side| {
+            Ok(proto::SideOutput { tag: text(side, "tag")?, schema: value::<Vec<u8>>(side, "schema")?.unwrap_or_default() })
+        })?,
     })
+}
+
+fn cell(dict: &Bound<'_, PyAny>) -> PyResult<proto::StateCell> {
+    let time_to_live = value::<Bound<'_, PyAny>>(dict, "ttl")?.map(|ttl| {
+        PyResult::Ok(proto::TimeToLive {
+            duration_ms: value(&ttl, "duration_ms")?.unwrap_or_default(),
+            update_on_read: value(&ttl, "update_on_read")?.unwrap_or_default(),
+            return_expired: value(&ttl, "return_expired")?.unwrap_or_default(),
+        })
+    });
+    Ok(proto::StateCell {
+        name: text(dict, "name")?,
+        kind: text(dict, "kind")?,
+        schema: value::<Vec<u8>>(dict, "schema")?.unwrap_or_default(),
+        time_to_live: time_to_live.transpose()?,
+        pickled: value(dict, "pickled")?.unwrap_or_default(),
+    })
+}
+
+/// The entries of a list of dicts; none if it is missing.
+fn list<T>(dict: &Bound<'_, PyAny>, key: &str, read: impl Fn(&Bound<'_, PyAny>) -> PyResult<T>) -> PyResult<Vec<T>> {
+    let entries = value::<Vec<Bound<'_, PyAny>>>(dict, key)?.unwrap_or_default();
+    entries.iter().map(read).collect()
 }
 
 /// Reads `Error` from the dict of `Runtime.error_record`.
@@ -148,8 +174,22 @@ pub fn plan<'py>(py: Python<'py>, prepare: proto::Prepare, input: &arrow_schema:
     dict.set_item("outputs", outputs.collect::<PyResult<Vec<_>>>()?)?;
     dict.set_item("input", input)?;
     dict.set_item("on_error", prepare.on_error)?;
+    if let Some(keyed) = prepare.keyed {
+        dict.set_item("inputs", keyed.inputs.iter().map(|input| keyed_input(py, input)).collect::<PyResult<Vec<_>>>()?)?;
+    }
     dict.set_item("session_id", prepare.session_id)?;
     dict.set_item("session_name", prepare.session_name)?;
+    Ok(dict)
+}
+
+fn keyed_input<'py>(py: Python<'py>, input: &proto::KeyedInput) -> PyResult<Bound<'py, PyDict>> {
+    let schema = pillion_wire::ipc::schema_from_ipc(&input.schema).map_err(|error| PyValueError::new_err(error.to_string()))?;
+    let columns: Columns = columns_of(&schema);
+    let dict = PyDict::new(py);
+    dict.set_item("fields", columns)?;
+    dict.set_item("key_columns", &input.key_columns)?;
+    dict.set_item("timestamp_column", input.timestamp_column.checked_sub(1))?;
+    dict.set_item("broadcast", input.broadcast)?;
     Ok(dict)
 }
 

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 
 use arrow_schema::SchemaRef;
+use bytes::Bytes;
+use pillion_wire::bundle::Layout;
 use pyo3::prelude::*;
 
 use super::execute::Failure;
@@ -16,6 +18,10 @@ pub struct Plan {
     pub input: SchemaRef,
     /// Of its output.
     pub output: SchemaRef,
+    /// The schema of the results as it is announced, as an IPC message.
+    pub announced: Bytes,
+    /// Of a keyed plan, whose input and output are packed.
+    pub layout: Option<Layout>,
     /// What its log records say.
     pub running: Running,
 }

@@ -1,0 +1,114 @@
+//! Keyed sessions as their operator sees them.
+
+use super::session::Output;
+use crate::error::{Code, Error, Result};
+use arrow_schema::{Schema, SchemaRef};
+use pillion_wire::{ipc, proto};
+use std::ops::RangeInclusive;
+
+/// Makes a session keyed: it runs one `process` function, with state and timers per key. Rows of equal keys are executed in the order in which they were sent.
+#[derive(Clone, Debug, Default)]
+pub struct KeyedOptions {
+    /// Names of the key columns of the first input; none: all rows have the same key.
+    pub keys: Vec<String>,
+    /// Name of the first input's column with the event time of each row: a timestamp, a date, or integer milliseconds since the epoch.
+    pub event_time: Option<String>,
+    /// More inputs, numbered from 1: of a function with two inputs, or a broadcast.
+    pub more_inputs: Vec<KeyedInput>,
+    /// Key groups in all, which bounds to how many operators the state can ever be spread; `None`: 128.
+    pub max_parallelism: Option<u16>,
+    /// The key groups of this operator; `None`: all.
+    pub key_groups: Option<RangeInclusive<u16>>,
+    /// Processing time is what [`SessionInput::processing_time`](super::SessionInput::processing_time) says, from 0 on, instead of the system's clock.
+    pub host_clock: bool,
+}
+
+impl KeyedOptions {
+    /// Keyed by columns of the first input.
+    pub fn by<S: Into<String>>(keys: impl IntoIterator<Item = S>) -> Self {
+        KeyedOptions { keys: keys.into_iter().map(Into::into).collect(), ..KeyedOptions::default() }
+    }
+
+    /// With the event time in a column of the first input.
+    #[must_use]
+    pub fn event_time(mut self, column: impl Into<String>) -> Self {
+        self.event_time = Some(column.into());
+        self
+    }
+
+    pub(super) fn to_proto(&self, schema: &Schema) -> Result<proto::KeyedOptions> {
+        let first = KeyedInput { schema: Schema::empty().into(), keys: self.keys.clone(), event_time: self.event_time.clone(), broadcast: false };
+        let mut inputs = vec![proto::KeyedInput { schema: Vec::new(), ..first.to_proto(schema)? }];
+        for input in &self.more_inputs {
+            inputs.push(input.to_proto(&input.schema)?);
+        }
+        let (first_key_group, last_key_group) = match &self.key_groups {
+            Some(groups) => (u32::from(*groups.start()), u32::from(*groups.end())),
+            None => (0, 0),
+        };
+        Ok(proto::KeyedOptions {
+            inputs,
+            first_key_group,
+            last_key_group,
+            max_parallelism: self.max_parallelism.map_or(0, u32::from),
+            host_clock: self.host_clock,
+            ..Default::default()
+        })
+    }
+}
+
+/// An input of a keyed session beside the first.
+#[derive(Clone, Debug)]
+pub struct KeyedInput {
+    /// Of its batches.
+    pub schema: SchemaRef,
+    /// Names of its key columns, as many and of the same types as those of the first input; none for a broadcast.
+    pub keys: Vec<String>,
+    /// Name of the column with the event time of each row.
+    pub event_time: Option<String>,
+    /// Its elements are for all keys.
+    pub broadcast: bool,
+}
+
+impl KeyedInput {
+    fn to_proto(&self, schema: &Schema) -> Result<proto::KeyedInput> {
+        let index = |name: &String| {
+            schema.index_of(name).map(|at| at as u32).map_err(|_| {
+                let columns: Vec<_> = schema.fields().iter().map(|field| format!("`{}`", field.name())).collect();
+                Error::new(Code::OptionsInvalid, format!("the input has no column `{name}`")).hint(format!("it has {}", columns.join(", ")))
+            })
+        };
+        Ok(proto::KeyedInput {
+            schema: ipc::schema_to_ipc(schema).into(),
+            key_columns: self.keys.iter().map(index).collect::<Result<_>>()?,
+            timestamp_column: self.event_time.as_ref().map(index).transpose()?.map_or(0, |at| at + 1),
+            broadcast: self.broadcast,
+        })
+    }
+}
+
+/// What comes out of a session, in input order.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A result.
+    Output(Output),
+    /// Of a keyed session: batch `seq` has taken effect, and all its results were given.
+    Sealed {
+        /// Of the batch.
+        seq: u64,
+    },
+    /// Event time has gone on; timers up to it have fired.
+    Watermark {
+        /// Of the watermark that was sent.
+        seq: u64,
+        /// In milliseconds since the epoch: of several inputs, the least.
+        timestamp_ms: i64,
+    },
+    /// What came before belongs to the checkpoint, nothing after does.
+    Snapshotted {
+        /// Of the barrier.
+        seq: u64,
+        /// As it was sent.
+        checkpoint_id: u64,
+    },
+}

@@ -1,0 +1,150 @@
+//! A lane: a range of key groups, in which one bundle executes at a time, in input order.
+
+use super::{
+    Keyed,
+    columns::Share,
+    executor::Work,
+    router::Progress,
+};
+use crate::{
+    error::Result,
+    timer::{Domain, DueOrder, DueRequest},
+};
+use pillion_wire::bundle::NO_WATERMARK;
+use std::sync::Arc;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep},
+};
+
+/// Timers that fire in one bundle at most.
+const FIRED_AT_ONCE: usize = 65_536;
+
+/// What a lane is to do.
+pub(super) enum Step {
+    Rows { seq: u64, queued: Instant, share: Share },
+    /// Event time goes on: timers up to it fire.
+    Watermark { seq: u64, timestamp_ms: i64 },
+    /// The host has moved its clock.
+    Tick { seq: u64 },
+    /// No more input: event timers fire, those in processing time are dropped.
+    End { seq: u64 },
+    /// Say that everything before is done.
+    Rendezvous(oneshot::Sender<()>),
+}
+
+/// Serves a session's key groups until the router is gone.
+pub(super) async fn run(keyed: Arc<Keyed>, groups: Vec<u16>, mut steps: mpsc::Receiver<Step>, progress: Arc<Progress>) {
+    let mut lane = Lane { keyed: keyed.clone(), groups, watermark: NO_WATERMARK, last_seq: 0, next_processing: None };
+    let ended = keyed.session.ended();
+    tokio::pin!(ended);
+    loop {
+        // A host's clock moves by steps.
+        let alarm = lane.next_processing.filter(|_| !keyed.clock.is_hosts()).map(|then| keyed.clock.until(then));
+        let step = tokio::select! {
+            biased;
+            () = &mut ended => return,
+            step = steps.recv() => step,
+            () = async { match alarm { Some(until) => sleep(until).await, None => std::future::pending().await } } => {
+                match lane.fire_processing().await {
+                    Ok(()) => continue,
+                    Err(error) => return keyed.session.cancel(error),
+                }
+            }
+        };
+        let Some(step) = step else { return };
+        let done = tokio::select! {
+            biased;
+            () = &mut ended => return,
+            done = lane.take(step) => done,
+        };
+        match done {
+            Ok(Some(seq)) => progress.passed(&keyed, seq),
+            Ok(None) => {}
+            Err(error) => return keyed.session.cancel(error),
+        }
+    }
+}
+
+struct Lane {
+    keyed: Arc<Keyed>,
+    groups: Vec<u16>,
+    watermark: i64,
+    /// Of the last input that it has executed: what fires in between stands behind it.
+    last_seq: u64,
+    /// When the next timer in processing time fires.
+    next_processing: Option<i64>,
+}
+
+impl Lane {
+    /// Does a step; gives the input that the lane is past then.
+    async fn take(&mut self, step: Step) -> Result<Option<u64>> {
+        match step {
+            Step::Rows { seq, queued, share } => {
+                self.last_seq = seq;
+                self.execute(Work::rows(seq, queued, share, self.watermark)).await?;
+                Ok(Some(seq))
+            }
+            Step::Watermark { seq, timestamp_ms } => {
+                self.last_seq = seq;
+                self.fire_events(timestamp_ms).await?;
+                Ok(Some(seq))
+            }
+            Step::Tick { seq } => {
+                self.last_seq = seq;
+                self.next_processing = self.keyed.backend.next_timer(Domain::ProcessingTime, &self.groups).await?;
+                self.fire_processing().await?;
+                Ok(Some(seq))
+            }
+            Step::End { seq } => {
+                self.last_seq = seq;
+                self.next_processing = None;
+                self.fire_events(i64::MAX).await?;
+                Ok(Some(seq))
+            }
+            Step::Rendezvous(tell) => {
+                // The router has gone if nobody listens.
+                let _ = tell.send(());
+                Ok(None)
+            }
+        }
+    }
+
+    /// Executes a bundle, and then the timers that it has set in the past.
+    async fn execute(&mut self, work: Work) -> Result<()> {
+        if self.keyed.execute(work).await?.sets_processing_timers {
+            self.next_processing = self.keyed.backend.next_timer(Domain::ProcessingTime, &self.groups).await?;
+            Box::pin(self.fire_processing()).await?;
+        }
+        Ok(())
+    }
+
+    /// Event time goes on. The function sees the new watermark when its timers fire, as in Flink.
+    async fn fire_events(&mut self, watermark: i64) -> Result<()> {
+        self.watermark = watermark;
+        self.fire(Domain::EventTime, watermark).await
+    }
+
+    async fn fire_processing(&mut self) -> Result<()> {
+        while self.next_processing.is_some_and(|then| then <= self.keyed.clock.now_ms()) {
+            self.fire(Domain::ProcessingTime, self.keyed.clock.now_ms()).await?;
+            self.next_processing = self.keyed.backend.next_timer(Domain::ProcessingTime, &self.groups).await?;
+        }
+        Ok(())
+    }
+
+    async fn fire(&mut self, domain: Domain, up_to_ms: i64) -> Result<()> {
+        loop {
+            let (groups, order) = (self.groups.clone(), DueOrder::PerKey);
+            let due = self.keyed.backend.due(&DueRequest { domain, groups, up_to_ms, limit: FIRED_AT_ONCE, order }).await?;
+            if due.is_empty() {
+                return Ok(());
+            }
+            let work = Work::timers(self.last_seq, due, domain, self.watermark);
+            let done = self.keyed.execute(work).await?;
+            if done.sets_processing_timers && domain == Domain::EventTime {
+                self.next_processing = self.keyed.backend.next_timer(Domain::ProcessingTime, &self.groups).await?;
+            }
+        }
+    }
+}

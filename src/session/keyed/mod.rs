@@ -1,0 +1,233 @@
+//! Keyed sessions: one `process` function with state per key (DESIGN D6 to D8).
+//!
+//! A bundle of rows, with the state of its keys, is packed into one batch ([`pillion_wire::bundle`]), of which the function's outputs and effects are the result: so calling
+//! the function is what every stateless session does, and an inner one does it ([`calls`]), with its leases, deadlines, retries and fairness. Around it: the [`router`] takes the
+//! inputs in order, finds the keys of a batch, and gives each lane its rows; a [`lane`] executes one bundle at a time over its key groups; [`executor`] reads the state that a bundle
+//! needs and applies what it has changed, in one step: the one place where a keyed bundle commits.
+
+mod calls;
+mod clock;
+mod columns;
+mod executor;
+mod lane;
+mod router;
+
+use super::{Behaviour, Described, Input, Job, Session, SessionPlan};
+use crate::{
+    error::{Code, Error, Result},
+    pool::Pool,
+    session::{Answer, credit::Amount},
+    state::StateBackend,
+};
+use calls::Calls;
+use clock::Clock;
+use columns::Columns;
+use pillion_wire::{bundle::Layout, ipc, proto};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tracing::Instrument;
+
+/// Max parallelism, unless the host says otherwise, as in Flink.
+pub const DEFAULT_MAX_PARALLELISM: u32 = 128;
+
+/// Lanes per worker: while one lane's bundle is in the worker the state of another's is read and written.
+const LANES_PER_WORKER: usize = 2;
+
+/// The way into a keyed session. Never blocks: the host's credit bounds what waits here.
+pub(super) struct Intake(mpsc::UnboundedSender<Item>);
+
+/// What the router takes, in order.
+enum Item {
+    Batch { job: Job, input: u32 },
+    Mark { seq: u64, mark: Input },
+    End { seq: u64 },
+}
+
+impl Intake {
+    // A router that has gone has ended the session and said why.
+    pub fn batch(&self, job: Job, input: u32) {
+        let _ = self.0.send(Item::Batch { job, input });
+    }
+
+    pub fn mark(&self, seq: u64, mark: Input) {
+        let _ = self.0.send(Item::Mark { seq, mark });
+    }
+
+    pub fn end(&self, seq: u64) {
+        let _ = self.0.send(Item::End { seq });
+    }
+}
+
+/// What router and lanes share.
+struct Keyed {
+    /// As the host sees it.
+    session: Arc<Session>,
+    calls: Calls,
+    layout: Layout,
+    columns: Columns,
+    backend: Arc<dyn StateBackend>,
+    clock: Clock,
+}
+
+/// Which part of a session the lanes see.
+pub(super) struct Parts {
+    pub id: String,
+    pub name: String,
+    pub traceparent: String,
+    pub plan: SessionPlan,
+    pub behaviour: Behaviour,
+    pub described: Described,
+    pub pool: Arc<Pool>,
+}
+
+/// Refuses what cannot be served, before anything is loaded.
+pub(super) fn check(options: &proto::KeyedOptions, request: &super::OpenRequest) -> Result<()> {
+    let invalid = |message: String| Err(Error::new(Code::OptionsInvalid, message));
+    if request.plan.calls.len() != 1 || !request.plan.outputs.is_empty() {
+        return Err(Error::new(Code::PlanInvalid, "a keyed session has one `process` function and no other outputs"));
+    }
+    if options.inputs.is_empty() {
+        return invalid("a keyed session has no input".into());
+    }
+    for (at, input) in plan(options, &request.input_schema).inputs.iter().enumerate() {
+        let schema = ipc::schema_from_ipc(&input.schema)
+            .map_err(|error| Error::new(Code::ProtocolViolation, format!("the schema of input {at} cannot be read")).detail(error.to_string()))?;
+        let columns = schema.fields().len();
+        let named = input.key_columns.iter().copied().chain(input.timestamp_column.checked_sub(1));
+        if let Some(column) = named.into_iter().find(|&column| column as usize >= columns) {
+            return invalid(format!("the session names column {column} of input {at}, which has {columns}"));
+        }
+        if input.broadcast && (at == 0 || !input.key_columns.is_empty()) {
+            return invalid(format!("input {at} cannot be broadcast: the first input is not, and a broadcast has no keys"));
+        }
+    }
+    let max = max_parallelism(options);
+    if max > u32::from(crate::state::MAX_PARALLELISM) {
+        return invalid(format!("a max parallelism of {max} is over the largest, {}", crate::state::MAX_PARALLELISM));
+    }
+    let (first, last) = groups(options);
+    if first > last || last >= max {
+        return invalid(format!("key groups {first} to {last} do not lie below the max parallelism of {max}"));
+    }
+    if !matches!(options.backend.as_str(), "" | "memory") {
+        return Err(Error::new(Code::Unsupported, format!("there is no state backend `{}`", options.backend)).hint("use `memory`"));
+    }
+    Ok(())
+}
+
+/// The inputs as workers are told of them.
+pub(super) fn plan(options: &proto::KeyedOptions, input_schema: &[u8]) -> proto::KeyedPlan {
+    let mut inputs = options.inputs.clone();
+    if let Some(first) = inputs.first_mut() {
+        first.schema = input_schema.to_vec();
+    }
+    proto::KeyedPlan { inputs }
+}
+
+fn max_parallelism(options: &proto::KeyedOptions) -> u32 {
+    if options.max_parallelism == 0 { DEFAULT_MAX_PARALLELISM } else { options.max_parallelism }
+}
+
+/// First and last key group.
+fn groups(options: &proto::KeyedOptions) -> (u32, u32) {
+    match (options.first_key_group, options.last_key_group) {
+        (0, 0) => (0, max_parallelism(options) - 1),
+        range => range,
+    }
+}
+
+/// Starts a keyed session of a plan that is loaded.
+///
+/// # Errors
+/// [`Code::KeyType`] for key columns that cannot be keys, [`Code::SchemaMismatch`] for a time column of another type.
+pub(super) fn start(parts: Parts, options: &proto::KeyedOptions, prepare: &proto::Prepare) -> Result<Arc<Session>> {
+    let damaged = |error: arrow_schema::ArrowError| Error::new(Code::ProtocolViolation, "a schema is damaged").detail(error.to_string());
+    let output = ipc::schema_from_ipc(&parts.described.output_schema).map_err(damaged)?;
+    let Some(function) = parts.described.functions.first().filter(|function| function.kind == "process") else {
+        return Err(Error::new(Code::PlanInvalid, format!("`{}` keeps no state: it is no `process` function", parts.plan.functions))
+            .hint("open the session without keys, or derive the function from `KeyedProcessFunction`"));
+    };
+    let plan_of_inputs = plan(options, &prepare.input_schema);
+    let layout = Layout::new(&plan_of_inputs, &output, function).map_err(damaged)?;
+    let columns = Columns::new(&layout, function, plan_of_inputs.inputs, max_parallelism(options))?;
+    let backend = columns.memory()?;
+    let Parts { id, name, traceparent, plan, behaviour, described, pool } = parts;
+    let (sender, items) = mpsc::unbounded_channel();
+    let outer_plan = SessionPlan { id: plan.id, prepare: plan.prepare.clone(), functions: plan.functions.clone() };
+    let outer = Session::new(
+        id.clone(),
+        name.clone(),
+        &traceparent,
+        outer_plan,
+        behaviour.clone(),
+        described.clone(),
+        pool.clone(),
+        Some(Intake(sender)),
+    );
+    let lanes = behaviour.max_workers * LANES_PER_WORKER;
+    // Bundles are answered as they come; the order is that of the lanes.
+    let inner = Session::new(id, name, &traceparent, plan, Behaviour { ordered: false, ..behaviour }, described, pool, None);
+    let calls = Calls::start(inner, &layout)?;
+    let keyed = Arc::new(Keyed { session: outer.clone(), calls, layout, columns, backend, clock: Clock::new(options.host_clock) });
+    let (first, last) = groups(options);
+    let range = u16::try_from(first).unwrap_or(u16::MAX)..=u16::try_from(last).unwrap_or(u16::MAX);
+    let span = outer.span.clone();
+    tokio::spawn(router::route(keyed, items, range, lanes).instrument(span));
+    Ok(outer)
+}
+
+impl Session {
+    fn add_timing(&self, timing: &proto::Timing) {
+        self.lock().add_timing(timing);
+    }
+
+    /// A keyed bundle has given a result of input `seq`; it takes its place behind what came before.
+    fn emit(&self, seq: u64, answer: Answer) {
+        let mut state = self.lock();
+        if let Answer::Batch { result: Ok(batch), .. } = &answer {
+            state.held = state.held.plus(Amount::of(batch.bytes(), batch.rows()));
+        }
+        state.order.add(seq, answer);
+        super::wake(&mut state);
+    }
+
+    /// All lanes are past input `seq`.
+    fn pass(&self, seq: u64, refund: Amount, last: Option<Answer>) {
+        let mut state = self.lock();
+        state.pending_bytes -= refund.bytes;
+        if matches!(last, Some(Answer::Sealed { .. })) {
+            state.stats.batches += 1;
+        }
+        state.order.mark(seq, last);
+        super::wake(&mut state);
+        drop(state);
+        // Now another input may be the one that all wait for.
+        self.more.notify_waiters();
+    }
+
+    /// Waits until input `seq` may add results: while the host leaves too many untaken, only the one that all others wait for. False if the session is over.
+    async fn has_room(&self, seq: u64) -> bool {
+        loop {
+            let (more, cancelled) = (self.more.notified(), self.cancelled.notified());
+            tokio::pin!(more);
+            tokio::pin!(cancelled);
+            more.as_mut().enable();
+            cancelled.as_mut().enable();
+            {
+                let state = self.lock();
+                if state.over {
+                    return false;
+                }
+                let limits = &self.behaviour.limits;
+                let room = Amount::of(limits.session_output_bytes, limits.session_output_rows).minus(state.held);
+                if room.is_open() || state.order.is_awaited(seq) {
+                    return true;
+                }
+            }
+            tokio::select! {
+                () = more => {}
+                () = cancelled => {}
+            }
+        }
+    }
+}

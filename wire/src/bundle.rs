@@ -1,0 +1,456 @@
+//! How a bundle of a keyed session travels: as one record batch of one row, whose columns are lists (see `KeyedPlan` in `fn.proto`). So all that is true of batches is
+//! true of bundles: frames, slots, credits, replay, pointers in thread mode. Packing and unpacking share memory.
+
+use crate::{ipc::schema_from_ipc, proto};
+use arrow_array::{
+    Array, ArrayRef, BooleanArray, Int64Array, LargeListArray, RecordBatch, RecordBatchOptions, StructArray, UInt32Array, cast::AsArray,
+    types::{Int64Type, UInt32Type},
+};
+use arrow_buffer::OffsetBuffer;
+use arrow_schema::{ArrowError, DataType, Field, FieldRef, Fields, Schema, SchemaRef};
+use std::sync::Arc;
+
+/// What one key has in a cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// At most one value.
+    Value,
+    /// Values in order.
+    List,
+    /// Values by key.
+    Map,
+}
+
+/// A cell's types.
+#[derive(Clone, Debug)]
+pub struct CellLayout {
+    /// As declared.
+    pub name: String,
+    /// What a key has.
+    pub shape: Shape,
+    /// Of a value; of an element or entry.
+    pub value: DataType,
+    /// Of the keys of a map.
+    pub map_key: Option<DataType>,
+    /// All keys share it.
+    pub broadcast: bool,
+}
+
+impl CellLayout {
+    /// The layout of a declared cell.
+    ///
+    /// # Errors
+    /// [`ArrowError`] if the declaration makes no sense.
+    pub fn from_proto(cell: &proto::StateCell) -> Result<Self, ArrowError> {
+        let schema = schema_from_ipc(&cell.schema)?;
+        let shape = match cell.kind.as_str() {
+            "list" => Shape::List,
+            "map" | "broadcast" => Shape::Map,
+            "value" | "reducing" | "aggregating" => Shape::Value,
+            other => return Err(ArrowError::SchemaError(format!("cell `{}` is of the unknown kind `{other}`", cell.name))),
+        };
+        let value = schema.field_with_name("value")?.data_type().clone();
+        let map_key = if shape == Shape::Map { Some(schema.field_with_name("key")?.data_type().clone()) } else { None };
+        Ok(CellLayout { name: cell.name.clone(), shape, value, map_key, broadcast: cell.kind == "broadcast" })
+    }
+
+    /// The type of the column that holds what many keys have; null where a key has nothing.
+    pub fn column(&self) -> DataType {
+        match &self.shape {
+            Shape::Value => self.value.clone(),
+            Shape::List => DataType::List(Arc::new(Field::new("item", self.value.clone(), true))),
+            Shape::Map => DataType::List(Arc::new(Field::new("item", DataType::Struct(self.entry()), false))),
+        }
+    }
+
+    /// The fields of a map's entry.
+    pub fn entry(&self) -> Fields {
+        let key = self.map_key.clone().unwrap_or(DataType::Null);
+        vec![Field::new("key", key, true), Field::new("value", self.value.clone(), true)].into()
+    }
+
+    /// The fields of a write.
+    pub fn write(&self) -> Fields {
+        vec![
+            Field::new("key", DataType::UInt32, false),
+            Field::new("namespace", DataType::Binary, true),
+            Field::new("op", DataType::UInt8, false),
+            Field::new("sub", self.map_key.clone().unwrap_or(DataType::Null), true),
+            Field::new("value", self.value.clone(), true),
+        ]
+        .into()
+    }
+}
+
+/// What a write does, as numbered in `fn.proto`.
+pub mod op {
+    /// Set the value, or the entry of a map.
+    pub const PUT: u8 = 0;
+    /// Add an element to a list.
+    pub const APPEND: u8 = 1;
+    /// Remove the entry of a map.
+    pub const REMOVE: u8 = 2;
+    /// Remove all at this key and namespace.
+    pub const CLEAR: u8 = 3;
+    /// The value was read.
+    pub const TOUCH: u8 = 4;
+    /// Register a timer.
+    pub const SET: u8 = 0;
+    /// Delete a timer.
+    pub const DELETE: u8 = 1;
+}
+
+/// Timers in event time, as in the column `domain`.
+pub const EVENT: u8 = 0;
+
+/// Timers in processing time.
+pub const PROCESSING: u8 = 1;
+
+/// No watermark has come yet.
+pub const NO_WATERMARK: i64 = i64::MIN;
+
+/// The fields of fired timers.
+pub fn timer_fields() -> Fields {
+    vec![
+        Field::new("key", DataType::UInt32, false),
+        Field::new("domain", DataType::UInt8, false),
+        Field::new("name", DataType::Utf8, false),
+        Field::new("namespace", DataType::Binary, false),
+        Field::new("timestamp", DataType::Int64, false),
+    ]
+    .into()
+}
+
+/// The fields of timers that are set or deleted.
+pub fn timer_write_fields() -> Fields {
+    timer_fields().iter().cloned().chain([Arc::new(Field::new("op", DataType::UInt8, false))]).collect()
+}
+
+/// The fields of what is fetched from one cell.
+pub fn fetch_fields() -> Fields {
+    vec![Field::new("key", DataType::UInt32, false), Field::new("namespace", DataType::Binary, false)].into()
+}
+
+/// The input of one call.
+#[derive(Clone, Debug)]
+pub struct Bundle {
+    /// Input rows.
+    pub rows: Option<RecordBatch>,
+    /// Their event times: int64.
+    pub timestamps: Option<ArrayRef>,
+    /// For each row its place in `keys`: uint32.
+    pub key_index: Option<ArrayRef>,
+    /// The distinct keys.
+    pub keys: StructArray,
+    /// Per cell, aligned with `keys`; `None` if it has to be fetched.
+    pub state: Vec<Option<ArrayRef>>,
+    /// Timers that fire.
+    pub timers: Option<RecordBatch>,
+    /// Per cell, aligned with `timers`.
+    pub timer_state: Option<Vec<Option<ArrayRef>>>,
+    /// In ms; [`NO_WATERMARK`] before the first.
+    pub watermark: i64,
+    /// In ms.
+    pub processing_time: i64,
+    /// Where the rows come from.
+    pub input: u32,
+    /// The rows are elements of a broadcast.
+    pub broadcast: bool,
+}
+
+/// What a call has changed.
+#[derive(Clone, Debug, Default)]
+pub struct Effects {
+    /// Per output, the main one first.
+    pub outputs: Vec<Option<RecordBatch>>,
+    /// Per cell.
+    pub writes: Vec<Option<RecordBatch>>,
+    /// Timers to set and to delete.
+    pub timers: Option<RecordBatch>,
+}
+
+/// The types of a keyed plan's bundles, which both ends make from the same messages.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    /// Cells, as declared.
+    pub cells: Vec<CellLayout>,
+    /// Rows of each input.
+    pub rows: Vec<SchemaRef>,
+    /// Key columns.
+    pub keys: Fields,
+    /// Outputs, the main one first.
+    pub outputs: Vec<SchemaRef>,
+    /// Of a packed [`Bundle`].
+    pub bundle: SchemaRef,
+    /// Of packed [`Effects`].
+    pub effects: SchemaRef,
+    /// Of what is asked in mid-bundle.
+    pub fetch: SchemaRef,
+    /// Of the answer.
+    pub fetched: SchemaRef,
+}
+
+fn list(name: &str, of: DataType) -> FieldRef {
+    Arc::new(Field::new(name, DataType::LargeList(Arc::new(Field::new("item", of, true))), true))
+}
+
+fn structs(name: &str, fields: Fields) -> FieldRef {
+    list(name, DataType::Struct(fields))
+}
+
+impl Layout {
+    /// The layout for the inputs of a plan, and what `prepare` told of its one function.
+    ///
+    /// # Errors
+    /// [`ArrowError`] if these do not fit together.
+    pub fn new(
+        plan: &proto::KeyedPlan,
+        output: &SchemaRef,
+        function: &proto::FunctionDescription,
+    ) -> Result<Self, ArrowError> {
+        let rows = plan.inputs.iter().map(|input| schema_from_ipc(&input.schema)).collect::<Result<Vec<_>, _>>()?;
+        let Some((first, input)) = rows.iter().zip(&plan.inputs).next() else { return Err(damaged("a keyed plan has no input")) };
+        let columns: Vec<usize> = input.key_columns.iter().map(|&column| column as usize).collect();
+        let keys = first.project(&columns)?.fields().clone();
+        let cells = function.cells.iter().map(CellLayout::from_proto).collect::<Result<Vec<_>, _>>()?;
+        let mut outputs = vec![output.clone()];
+        for side in &function.side_outputs {
+            outputs.push(schema_from_ipc(&side.schema)?);
+        }
+        let per_cell = |of: &dyn Fn(&CellLayout) -> DataType| -> Fields { cells.iter().map(|cell| list(&cell.name, of(cell))).collect() };
+        let values = per_cell(&CellLayout::column);
+        let inputs: Fields = rows.iter().enumerate().map(|(at, rows)| structs(&at.to_string(), rows.fields().clone())).collect();
+        let bundle = Schema::new(vec![
+            Arc::new(Field::new("rows", DataType::Struct(inputs), false)),
+            list("timestamps", DataType::Int64),
+            list("key_index", DataType::UInt32),
+            structs("keys", keys.clone()),
+            Arc::new(Field::new("state", DataType::Struct(values.clone()), false)),
+            structs("timers", timer_fields()),
+            Arc::new(Field::new("timer_state", DataType::Struct(values.clone()), true)),
+            Arc::new(Field::new("watermark", DataType::Int64, false)),
+            Arc::new(Field::new("processing_time", DataType::Int64, false)),
+            Arc::new(Field::new("input", DataType::UInt32, false)),
+            Arc::new(Field::new("broadcast", DataType::Boolean, false)),
+        ]);
+        let parts: Fields = outputs.iter().enumerate().map(|(at, output)| structs(&at.to_string(), output.fields().clone())).collect();
+        let effects = Schema::new(vec![
+            Arc::new(Field::new("outputs", DataType::Struct(parts), false)),
+            Arc::new(Field::new("writes", DataType::Struct(per_cell(&|cell| DataType::Struct(cell.write()))), false)),
+            structs("timers", timer_write_fields()),
+        ]);
+        let asked = per_cell(&|_| DataType::Struct(fetch_fields()));
+        let fetch = Schema::new(vec![Field::new("cells", DataType::Struct(asked), false)]);
+        let fetched = Schema::new(vec![Field::new("cells", DataType::Struct(values), false)]);
+        let [bundle, effects, fetch, fetched] = [bundle, effects, fetch, fetched].map(Arc::new);
+        Ok(Layout { cells, rows, keys, outputs, bundle, effects, fetch, fetched })
+    }
+
+    /// Packs a bundle.
+    ///
+    /// # Errors
+    /// [`ArrowError`] if it has other types.
+    pub fn pack(&self, bundle: Bundle) -> Result<RecordBatch, ArrowError> {
+        let field = |at: usize| self.bundle.field(at);
+        let mut inputs = vec![None; self.rows.len()];
+        if let Some(rows) = bundle.rows {
+            *inputs.get_mut(bundle.input as usize).ok_or_else(|| damaged("a bundle is of no input that there is"))? = Some(as_structs(rows));
+        }
+        let columns: Vec<ArrayRef> = vec![
+            per_cell(field(0), inputs)?,
+            one(field(1), bundle.timestamps)?,
+            one(field(2), bundle.key_index)?,
+            one(field(3), Some(Arc::new(bundle.keys)))?,
+            per_cell(field(4), bundle.state)?,
+            one(field(5), bundle.timers.map(as_structs))?,
+            match bundle.timer_state {
+                Some(state) => per_cell(field(6), state)?,
+                None => arrow_array::new_null_array(field(6).data_type(), 1),
+            },
+            Arc::new(Int64Array::from(vec![bundle.watermark])),
+            Arc::new(Int64Array::from(vec![bundle.processing_time])),
+            Arc::new(UInt32Array::from(vec![bundle.input])),
+            Arc::new(BooleanArray::from(vec![bundle.broadcast])),
+        ];
+        RecordBatch::try_new(self.bundle.clone(), columns)
+    }
+
+    /// Unpacks a bundle.
+    ///
+    /// # Errors
+    /// [`ArrowError`] if parts are missing, or of unequal lengths.
+    pub fn unpack(&self, batch: &RecordBatch) -> Result<Bundle, ArrowError> {
+        check(batch, &self.bundle)?;
+        let keys = part(batch.column(3)).ok_or_else(|| damaged("a bundle has no keys"))?.as_struct().clone();
+        let input = batch.column(9).as_primitive::<UInt32Type>().value(0);
+        let rows = cells_of(batch.column(0)).into_iter().zip(&self.rows).nth(input as usize);
+        let (rows, schema) = rows.ok_or_else(|| damaged("a bundle is of no input that there is"))?;
+        let rows = rows.map(|rows| as_batch(&rows, schema)).transpose()?;
+        let (timestamps, key_index) = (part(batch.column(1)), part(batch.column(2)));
+        let count = rows.as_ref().map(RecordBatch::num_rows);
+        let fits = |column: &Option<ArrayRef>| column.as_ref().is_none_or(|column| Some(column.len()) == count);
+        if !fits(&timestamps) || !fits(&key_index) {
+            return Err(damaged("a bundle has columns of unequal lengths"));
+        }
+        if let Some(index) = &key_index {
+            check_places(index, keys.len())?;
+        }
+        let timers = part(batch.column(5)).map(|timers| as_batch(&timers, &Arc::new(Schema::new(timer_fields())))).transpose()?;
+        if let Some(timers) = &timers {
+            check_places(timers.column(0), keys.len())?;
+        }
+        let state = self.aligned(cells_of(batch.column(4)), keys.len())?;
+        let fired = timers.as_ref().map_or(0, RecordBatch::num_rows);
+        let timer_state = if batch.column(6).is_null(0) { None } else { Some(self.aligned(cells_of(batch.column(6)), fired)?) };
+        Ok(Bundle {
+            rows,
+            timestamps,
+            key_index,
+            keys,
+            state,
+            timers,
+            timer_state,
+            watermark: batch.column(7).as_primitive::<Int64Type>().value(0),
+            processing_time: batch.column(8).as_primitive::<Int64Type>().value(0),
+            input,
+            broadcast: batch.column(10).as_boolean().value(0),
+        })
+    }
+
+    /// Packs effects. Missing parts are left out.
+    ///
+    /// # Errors
+    /// [`ArrowError`] if they have other types.
+    pub fn pack_effects(&self, effects: Effects) -> Result<RecordBatch, ArrowError> {
+        let field = |at: usize| self.effects.field(at);
+        let lists = |parts: Vec<Option<RecordBatch>>| parts.into_iter().map(|part| part.map(as_structs)).collect();
+        let columns = vec![
+            per_cell(field(0), lists(effects.outputs))?,
+            per_cell(field(1), lists(effects.writes))?,
+            one(field(2), effects.timers.map(as_structs))?,
+        ];
+        RecordBatch::try_new(self.effects.clone(), columns)
+    }
+
+    /// Unpacks the effects of a bundle with so many keys.
+    ///
+    /// # Errors
+    /// [`ArrowError`] if a write or a timer names a key that is not there.
+    pub fn unpack_effects(&self, batch: &RecordBatch, keys: usize) -> Result<Effects, ArrowError> {
+        check(batch, &self.effects)?;
+        let outputs = cells_of(batch.column(0));
+        let outputs = outputs.iter().zip(&self.outputs).map(|(output, schema)| output.as_ref().map(|rows| as_batch(rows, schema)).transpose());
+        let writes = cells_of(batch.column(1));
+        let writes = writes.iter().zip(&self.cells).map(|(writes, cell)| {
+            let writes = writes.as_ref().map(|writes| as_batch(writes, &Arc::new(Schema::new(cell.write())))).transpose()?;
+            if let Some(writes) = &writes
+                && !cell.broadcast
+            {
+                check_places(writes.column(0), keys)?;
+            }
+            Ok(writes)
+        });
+        let timers = part(batch.column(2)).map(|timers| as_batch(&timers, &Arc::new(Schema::new(timer_write_fields())))).transpose()?;
+        if let Some(timers) = &timers {
+            check_places(timers.column(0), keys)?;
+        }
+        Ok(Effects { outputs: outputs.collect::<Result<_, _>>()?, writes: writes.collect::<Result<_, ArrowError>>()?, timers })
+    }
+
+    /// Packs what is asked, or answered, of each cell in mid-bundle: `schema` is [`Layout::fetch`] or [`Layout::fetched`].
+    ///
+    /// # Errors
+    /// [`ArrowError`] if it has other types.
+    pub fn pack_cells(&self, schema: &SchemaRef, cells: Vec<Option<ArrayRef>>) -> Result<RecordBatch, ArrowError> {
+        RecordBatch::try_new(schema.clone(), vec![per_cell(schema.field(0), cells)?])
+    }
+
+    /// Unpacks what [`Layout::pack_cells`] has packed.
+    ///
+    /// # Errors
+    /// [`ArrowError`] if it is of another schema.
+    pub fn unpack_cells(&self, schema: &SchemaRef, batch: &RecordBatch) -> Result<Vec<Option<ArrayRef>>, ArrowError> {
+        check(batch, schema)?;
+        Ok(cells_of(batch.column(0)))
+    }
+
+    /// The state, if each cell has a value for each key.
+    fn aligned(&self, state: Vec<Option<ArrayRef>>, keys: usize) -> Result<Vec<Option<ArrayRef>>, ArrowError> {
+        let fits = |(cell, values): (&CellLayout, &Option<ArrayRef>)| {
+            values.as_ref().is_none_or(|values| values.len() == if cell.broadcast { 1 } else { keys })
+        };
+        if self.cells.iter().zip(&state).all(fits) { Ok(state) } else { Err(damaged("the state of a bundle is not aligned with its keys")) }
+    }
+}
+
+fn damaged(what: &str) -> ArrowError {
+    ArrowError::InvalidArgumentError(what.to_owned())
+}
+
+fn check(batch: &RecordBatch, schema: &SchemaRef) -> Result<(), ArrowError> {
+    if batch.num_rows() != 1 || batch.schema_ref().fields() != schema.fields() {
+        return Err(damaged("a bundle has not the columns that were agreed"));
+    }
+    Ok(())
+}
+
+fn check_places(places: &ArrayRef, keys: usize) -> Result<(), ArrowError> {
+    let inside = places.as_primitive::<UInt32Type>().values().iter().all(|&place| (place as usize) < keys);
+    if inside { Ok(()) } else { Err(damaged("a bundle names a key that it does not have")) }
+}
+
+/// The rows as structs.
+pub fn as_structs(batch: RecordBatch) -> ArrayRef {
+    if batch.num_columns() == 0 {
+        return Arc::new(StructArray::new_empty_fields(batch.num_rows(), None));
+    }
+    Arc::new(StructArray::from(batch))
+}
+
+/// Structs as rows of a schema with the same fields.
+///
+/// # Errors
+/// [`ArrowError`] if the fields differ, or a struct is null.
+pub fn as_batch(structs: &ArrayRef, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+    if structs.null_count() > 0 {
+        return Err(damaged("a row is null"));
+    }
+    let options = RecordBatchOptions::new().with_row_count(Some(structs.len()));
+    RecordBatch::try_new_with_options(schema.clone(), structs.as_struct().columns().to_vec(), &options)
+}
+
+/// A list of one row that holds the array.
+fn one(field: &Field, array: Option<ArrayRef>) -> Result<ArrayRef, ArrowError> {
+    let DataType::LargeList(item) = field.data_type() else { return Err(damaged("a part of a bundle is no list")) };
+    Ok(Arc::new(match array {
+        Some(array) => LargeListArray::try_new(item.clone(), OffsetBuffer::from_lengths([array.len()]), array, None)?,
+        None => LargeListArray::new_null(item.clone(), 1),
+    }))
+}
+
+/// What a list of one row holds.
+fn part(column: &ArrayRef) -> Option<ArrayRef> {
+    let lists = column.as_list::<i64>();
+    lists.is_valid(0).then(|| lists.value(0))
+}
+
+/// A struct of one row with a list for each part.
+fn per_cell(field: &Field, parts: Vec<Option<ArrayRef>>) -> Result<ArrayRef, ArrowError> {
+    let DataType::Struct(fields) = field.data_type() else { return Err(damaged("a part of a bundle is no struct")) };
+    if parts.len() != fields.len() {
+        return Err(damaged("a bundle has another number of parts than was agreed"));
+    }
+    if fields.is_empty() {
+        return Ok(Arc::new(StructArray::new_empty_fields(1, None)));
+    }
+    let lists = fields.iter().zip(parts).map(|(field, part)| one(field, part)).collect::<Result<_, _>>()?;
+    Ok(Arc::new(StructArray::try_new(fields.clone(), lists, None)?))
+}
+
+/// The parts of a struct of lists.
+fn cells_of(column: &ArrayRef) -> Vec<Option<ArrayRef>> {
+    column.as_struct().columns().iter().map(part).collect()
+}
+
+#[cfg(test)]
+mod tests;
