@@ -6,10 +6,15 @@
 //! Below (cell, key group, key, namespace) a store keeps an ordered set of entries: of a value cell one, of a list its elements in order, of a map its entries by encoded key. An
 //! entry of a cell with a time to live carries its last access in milliseconds. Only the `now_ms` of a request or commit decides what is expired.
 
+pub(crate) mod address;
 pub mod cell;
 pub mod codec;
+pub(crate) mod columns;
 pub mod encoding;
+pub mod memory;
 pub mod request;
+pub(crate) mod small;
+pub(crate) mod sorted;
 
 pub use cell::{BROADCAST_GROUP, Cell, CellId, Cells, Cleanup, Kind, MAX_PARALLELISM, Shape, Ttl, Update, Visibility};
 pub use request::{Addresses, Commit, Entries, Get, Lookup, Op, Page, PageRequest, Prefetch, Sizes, Writes};

@@ -3,7 +3,16 @@
 //! A timer is (domain, key, namespace, name, timestamp); setting it twice is setting it once. Timers change with [`crate::state::Commit`], together with state, and are kept
 //! by the same backend. A *single* timer has at most one timestamp per (domain, key, namespace, name): [`TimerOp::Replace`] moves it.
 
-use arrow_array::{BinaryArray, StringArray};
+pub(crate) mod due;
+pub(crate) mod identity;
+pub(crate) mod set;
+
+use crate::{
+    error::{Code, Error, Result},
+    state::Addresses,
+};
+use arrow_array::{Array, BinaryArray, StringArray};
+use set::Change;
 
 /// The clock of a timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -42,6 +51,50 @@ pub struct TimerWrites {
     pub names: Option<StringArray>,
     /// In milliseconds since 1970, any value.
     pub timestamps: Vec<i64>,
+}
+
+impl TimerWrites {
+    /// How many changes there are.
+    pub fn len(&self) -> usize {
+        self.at.len()
+    }
+
+    /// True if there are none.
+    pub fn is_empty(&self) -> bool {
+        self.at.is_empty()
+    }
+
+    /// Adds a row.
+    ///
+    /// # Errors
+    /// [`Code::InvariantBroken`] if the columns were made with names: such are complete.
+    pub fn push(&mut self, at: u32, domain: Domain, op: TimerOp, timestamp: i64) -> Result<()> {
+        if self.names.is_some() {
+            return Err(Error::new(Code::InvariantBroken, "a timer without a name is added to a column of names"));
+        }
+        self.at.push(at);
+        self.domains.push(domain);
+        self.ops.push(op);
+        self.timestamps.push(timestamp);
+        Ok(())
+    }
+
+    /// Checks that the columns are equally long and point into `addresses` rows.
+    pub(crate) fn check(&self, addresses: usize) -> Result<()> {
+        let rows = self.at.len();
+        let lengths = [self.domains.len(), self.ops.len(), self.timestamps.len(), self.names.as_ref().map_or(rows, |names| names.len())];
+        if lengths.iter().any(|&len| len != rows) || self.at.iter().any(|&at| at as usize >= addresses) {
+            return Err(Error::new(Code::InvariantBroken, "the columns of a commit's timers do not fit each other"));
+        }
+        Ok(())
+    }
+
+    /// The change in a row.
+    pub(crate) fn change<'a>(&'a self, row: usize, addresses: &'a Addresses) -> Change<'a> {
+        let (key, namespace) = addresses.at(self.at[row] as usize);
+        let name = self.names.as_ref().filter(|names| names.is_valid(row)).map_or("", |names| names.value(row));
+        Change { domain: self.domains[row], op: self.ops[row], key, namespace, name, timestamp: self.timestamps[row] }
+    }
 }
 
 /// In which order timers of different keys may be given out.

@@ -1,0 +1,204 @@
+//! Writing: a commit is checked as a whole, then executed group by group.
+
+use super::{
+    Memory,
+    group::{Change, Group},
+    read::NONE,
+};
+use crate::{
+    error::{Code, Error, Result},
+    state::{
+        Addresses, Cell, Cells, Commit, Op, Part, Rows, Shape, Writes,
+        address::{ByGroup, pack, slot},
+        columns::value,
+    },
+    timer::identity,
+};
+use arrow_array::Array;
+use std::sync::{PoisonError, atomic::Ordering};
+
+impl Memory {
+    pub(super) fn apply_now(&self, commit: &Commit) -> Result<()> {
+        check(&self.cells, commit)?;
+        let _shared = self.barrier.read().unwrap_or_else(PoisonError::into_inner);
+        self.make_room(commit)?;
+        let mut rows = vec![NONE; commit.addresses.len()];
+        let by_group = |at: &[u32]| ByGroup::new(at.len(), self.groups.len(), |row| commit.addresses.groups[at[row] as usize]);
+        // Every group is checked before the first is changed.
+        let timers = by_group(&commit.timers.at)?;
+        let mut writes = Vec::with_capacity(commit.writes.len());
+        for columns in &commit.writes {
+            writes.push((columns, self.cells.at(columns.cell)?, by_group(&columns.at)?));
+        }
+        for (columns, cell, by_group) in &writes {
+            for (name, members) in by_group.iter() {
+                let mut group = self.group(name)?;
+                write(&mut group, &commit.addresses, columns, cell, members, commit.now_ms, &mut rows);
+            }
+        }
+        let mut buffer = Vec::new();
+        for (name, members) in timers.iter() {
+            let mut group = self.group(name)?;
+            for &row in members {
+                group.timers.change(&commit.timers.change(row as usize, &commit.addresses), &mut buffer);
+            }
+            if let Some(version) = group.versions.last_mut() {
+                *version += 1;
+            }
+        }
+        self.clean(commit.now_ms)
+    }
+
+    /// Refuses a commit that would not fit, before anything of it took effect.
+    fn make_room(&self, commit: &Commit) -> Result<()> {
+        if self.limit == usize::MAX {
+            return Ok(());
+        }
+        let adds = |columns: &Writes| {
+            let long: usize = (0..columns.values.len()).map(|row| columns.values.value_length(row) as usize).filter(|&len| len > 22).sum();
+            long + columns.ops.iter().filter(|op| matches!(op, Op::Put | Op::Append)).count() * 64
+        };
+        let needs = commit.writes.iter().map(adds).sum::<usize>() + commit.timers.len() * 48;
+        if needs > 0 && self.sizes_in_bytes() + needs > self.limit {
+            let limit = bytesize::ByteSize(self.limit as u64);
+            return Err(Error::new(Code::StateFull, format!("the state would grow beyond its limit of {limit}"))
+                .hint("raise the limit, give cells a time to live, or keep the state on disk")
+                .retryable());
+        }
+        Ok(())
+    }
+
+    fn sizes_in_bytes(&self) -> usize {
+        self.all().map(|group| group.memory()).sum()
+    }
+
+    /// Looks at a few rows and removes what is expired there.
+    fn clean(&self, now_ms: i64) -> Result<()> {
+        let cleaned = self.cells.iter().enumerate().filter_map(|(id, cell)| Some((id, cell, cell.ttl?.cleanup.per_commit)));
+        let Some(budget) = cleaned.clone().map(|(_, _, rows)| rows).max().filter(|&rows| rows > 0) else { return Ok(()) };
+        let mut left = budget;
+        for _ in 0..self.groups.len() {
+            let at = self.cleaning.load(Ordering::Relaxed) % self.groups.len();
+            let mut group = self.groups[at].lock().unwrap_or_else(PoisonError::into_inner);
+            let end = group.rows().min(group.swept.saturating_add(left));
+            for row in group.swept..end {
+                for (id, cell, _) in cleaned.clone() {
+                    group.sweep(row, id, cell, now_ms);
+                }
+            }
+            left -= end - group.swept.min(end);
+            group.swept = end;
+            if left == 0 {
+                return Ok(());
+            }
+            group.swept = 0;
+            self.cleaning.store(at + 1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    pub(super) fn load_now(&self, rows: &Rows) -> Result<()> {
+        slot(rows.group, self.groups.len())?;
+        let mut group = self.group(rows.group)?;
+        let mut packed = Vec::new();
+        match &rows.part {
+            Part::Timers { domains, names, timestamps, single } => {
+                for row in 0..rows.keys.len() {
+                    packed.clear();
+                    identity::pack(&mut packed, rows.keys.value(row), rows.namespaces.value(row), names.value(row));
+                    group.timers.load(domains[row], &packed, timestamps[row], single[row])?;
+                }
+            }
+            Part::Entries { cell: id, map_keys, values, access } => {
+                let cell = self.cells.at(*id)?;
+                for row in 0..rows.keys.len() {
+                    packed.clear();
+                    pack(&mut packed, rows.keys.value(row), rows.namespaces.value(row));
+                    let at = group.find_or_add(&packed);
+                    let op = if cell.shape() == Shape::List { Op::Append } else { Op::Put };
+                    let change = Change {
+                        op,
+                        map_key: Some(map_keys.value(row)).filter(|_| cell.shape() == Shape::Map),
+                        value: values.value(row),
+                        now: access[row],
+                    };
+                    group.change(at, usize::from(*id), cell, &change);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Executes the changes of one cell in one group.
+fn write(group: &mut Group, addresses: &Addresses, columns: &Writes, cell: &Cell, members: &[u32], now: i64, rows: &mut [u32]) {
+    let id = usize::from(columns.cell);
+    let mut packed = Vec::with_capacity(64);
+    let mut resolve = |group: &mut Group, row: u32, add: bool| {
+        let at = columns.at[row as usize] as usize;
+        if rows[at] != NONE {
+            return rows[at];
+        }
+        let (key, namespace) = addresses.at(at);
+        packed.clear();
+        pack(&mut packed, key, namespace);
+        let found = if add { group.find_or_add(&packed) } else { group.find(&packed).unwrap_or(NONE) };
+        rows[at] = found;
+        found
+    };
+    let adds = |row: u32| matches!(columns.ops[row as usize], Op::Put | Op::Append);
+    // In two passes, so that the memory of many rows is on its way at once.
+    for &row in members {
+        resolve(group, row, adds(row));
+    }
+    let mut emptied = Vec::new();
+    for &row in members {
+        let at = resolve(group, row, adds(row));
+        if at == NONE {
+            continue;
+        }
+        let row = row as usize;
+        let map_key = columns.map_keys.as_ref().and_then(|keys| value(keys, row));
+        let change = Change { op: columns.ops[row], map_key, value: value(&columns.values, row).unwrap_or_default(), now };
+        if group.change(at, id, cell, &change) {
+            emptied.push((at, columns.at[row]));
+        }
+    }
+    for (at, position) in emptied {
+        if group.release(at) {
+            rows[position as usize] = NONE;
+        }
+    }
+    group.versions[id] += 1;
+}
+
+/// Checks a commit against the cells, so that executing it cannot fail half way.
+pub fn check(cells: &Cells, commit: &Commit) -> Result<()> {
+    let broken = || Err(Error::new(Code::InvariantBroken, "the columns of a commit do not fit each other"));
+    let addresses = commit.addresses.len();
+    commit.timers.check(addresses)?;
+    for columns in &commit.writes {
+        let cell = cells.at(columns.cell)?;
+        let rows = columns.at.len();
+        let lengths = [columns.ops.len(), columns.values.len(), columns.map_keys.as_ref().map_or(rows, |keys| keys.len())];
+        if lengths.iter().any(|&len| len != rows) || columns.at.iter().any(|&at| at as usize >= addresses) {
+            return broken();
+        }
+        let shape = cell.shape();
+        for (row, op) in columns.ops.iter().enumerate() {
+            let keyed = columns.map_keys.as_ref().is_some_and(|keys| keys.is_valid(row));
+            let fits = match op {
+                Op::Put => columns.values.is_valid(row) && shape != Shape::List && keyed == (shape == Shape::Map),
+                Op::Append => columns.values.is_valid(row) && shape == Shape::List,
+                Op::Remove | Op::ClearPrefix => shape == Shape::Map && keyed,
+                Op::Clear => !keyed,
+                Op::Touch => !keyed || shape == Shape::Map,
+            };
+            if !fits {
+                let message = format!("`{op:?}` does not fit the {} `{}`, or lacks its map key or value", cell.kind.as_str(), cell.name);
+                return Err(Error::new(Code::StateType, message));
+            }
+        }
+    }
+    Ok(())
+}
