@@ -4,7 +4,9 @@
 //! arrays that the host made. Session and pool pass on either without looking inside.
 
 use crate::error::{Code, Error, Result};
-use arrow_array::{Array, RecordBatch};
+use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, cast::AsArray};
+use arrow_cast::cast;
+use arrow_schema::{ArrowError, DataType, TimeUnit};
 use pillion_wire::{frame::Frame, ipc::Encoder};
 
 /// One batch, in the form in which it arrived.
@@ -66,6 +68,26 @@ pub fn sendable(frame: Frame) -> Result<Frame> {
         Error::new(Code::BatchTooLarge, format!("the batch cannot be sent: {error}"))
             .hint("send fewer columns: each takes room in the header")
     })
+}
+
+/// Event times in milliseconds since the epoch, null where a row has none: of timestamps, dates, or integers, which are milliseconds already.
+///
+/// # Errors
+/// [`Code::SchemaMismatch`] for a column of another type, or a time that does not fit.
+pub fn event_times(name: &str, column: &ArrayRef) -> Result<Int64Array> {
+    let unfit = |error: ArrowError| {
+        Error::new(Code::SchemaMismatch, format!("a time in column `{name}` does not fit milliseconds since the epoch")).detail(error.to_string())
+    };
+    let millis = match column.data_type() {
+        integer if integer.is_integer() => column.clone(),
+        DataType::Timestamp(_, zone) => cast(column, &DataType::Timestamp(TimeUnit::Millisecond, zone.clone())).map_err(unfit)?,
+        DataType::Date32 | DataType::Date64 => cast(column, &DataType::Timestamp(TimeUnit::Millisecond, None)).map_err(unfit)?,
+        other => {
+            return Err(Error::new(Code::SchemaMismatch, format!("column `{name}` of type `{other}` cannot be the event time"))
+                .hint("give a timestamp, a date, or integer milliseconds since the epoch"));
+        }
+    };
+    Ok(cast(&millis, &DataType::Int64).map_err(unfit)?.as_primitive().clone())
 }
 
 impl From<Frame> for Batch {

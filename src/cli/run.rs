@@ -6,6 +6,7 @@
 pub mod bind;
 pub mod cut;
 mod flow;
+mod keyed;
 pub mod plan;
 mod summary;
 
@@ -19,6 +20,7 @@ use pillion::{EnvironmentSpec, FunctionRef, Pillion, SessionOptions};
 
 use self::cut::{Cutter, Rule};
 use self::flow::Flow;
+use self::keyed::KeyedArgs;
 use self::plan::{Binding, Wish};
 use super::engine_args::{EngineArgs, function_ref};
 use super::failure::Failure;
@@ -36,7 +38,8 @@ pub const INFER_ROWS: usize = 100_000;
 /// Run a function over a file and write the result.
 ///
 /// A scalar function gets the columns named like its parameters, and its result becomes a column. With `--where`, a boolean function keeps the
-/// rows for which it is true. A map function gets all columns, and its rows replace the input's.
+/// rows for which it is true. A map function gets all columns, and its rows replace the input's. A process function gets all columns, too, with state for each key
+/// of `--key-by` and with timers; what it gives is the output.
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// The function: `path/file.py:name` or `module:name`
@@ -88,6 +91,9 @@ pub struct RunArgs {
     infer_rows: usize,
 
     #[command(flatten)]
+    keyed: KeyedArgs,
+
+    #[command(flatten)]
     engine: EngineArgs,
 
     /// Show no progress and no summary, only errors
@@ -126,14 +132,14 @@ pub async fn run(args: RunArgs) -> Result<(), Failure> {
     let environment = args.engine.environment()?;
     // What a person may have mistyped is looked at before anything that takes long.
     let input = Input::open(&args.input, args.read_options())?;
-    let target = Target::reserve(&args.output)?;
+    let targets = Targets { main: Target::reserve(&args.output)?, sides: args.keyed.targets()? };
     let cutter = Cutter::new(args.rule(&input)?, input.schema.clone());
     let pillion = args.engine.pillion(args.workers).await?;
     let mut progress = Progress::new(args.quiet);
     let job = Job { args: &args, function, environment, started };
     let outcome = tokio::select! {
         caught = signals.caught() => Err(caught),
-        outcome = job.work(&pillion, input, cutter, target, &mut progress) => outcome,
+        outcome = job.work(&pillion, input, cutter, targets, &mut progress) => outcome,
     };
     drop(progress);
     // A second signal is not kept waiting by functions that close slowly.
@@ -175,6 +181,13 @@ impl RunArgs {
     }
 }
 
+/// Where results go.
+struct Targets {
+    main: Target,
+    /// By tag.
+    sides: Vec<(String, Target)>,
+}
+
 /// What is known before the engine is asked.
 struct Job<'a> {
     args: &'a RunArgs,
@@ -184,33 +197,49 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    async fn work(self, pillion: &Pillion, input: Input, cutter: Cutter, target: Target, progress: &mut Progress) -> Result<(), Failure> {
+    async fn work(self, pillion: &Pillion, input: Input, cutter: Cutter, targets: Targets, progress: &mut Progress) -> Result<(), Failure> {
         let args = self.args;
         let loading = args.engine.loading_text(&self.function);
         let described = progress.during(&loading, pillion.describe(&self.function, &self.environment)).await?;
         let wish = Wish { args: args.args.as_deref(), into: args.into.as_deref(), filter: args.keep_true };
         let binding = Binding::new(self.function.clone(), &described.function, &input.schema, wish)?;
-        let opening = pillion
+        let keyed = args.keyed.bind(&described.function, &input.schema)?;
+        let mut opening = pillion
             .session(binding.plan())
             .environment(self.environment)
             .input(binding.sent_schema())
             .options(args.session_options())
-            .name(format!("run {}", self.function.name()))
-            .open();
-        let session = progress.during(&loading, opening).await?;
+            .name(format!("run {}", self.function.name()));
+        let is_keyed = keyed.is_some();
+        let mut watermarks = None;
+        if let Some(keyed) = keyed {
+            opening = opening.keyed(keyed.options);
+            watermarks = keyed.watermarks;
+        }
+        let session = progress.during(&loading, opening.open()).await?;
         let assembly = binding.assembly(&session.output_schema())?;
-        let (output, commit) = target.start(assembly.schema())?;
+        let (output, commit) = targets.main.start(assembly.schema())?;
+        let (mut sides, mut commits) = (Vec::new(), vec![commit]);
+        for (tag, target) in targets.sides {
+            let known = session.functions().iter().flat_map(|function| &function.side_outputs).find(|(known, _)| *known == tag);
+            let Some((_, schema)) = known else { continue };
+            let (output, commit) = target.start(schema.clone())?;
+            sides.push((tag, output));
+            commits.push(commit);
+        }
         let start = self.started.elapsed();
 
         progress.start(input.size.clone());
         // Batches whose size nobody asked for may be cut smaller to fit.
         let may_split = args.batch_rows.is_none() && args.batch_by.is_none();
-        let flow = Flow { input, cutter, session, binding, assembly, output, may_split };
+        let flow = Flow { input, cutter, session, binding, assembly, output, sides, keyed: is_keyed, watermarks, may_split };
         let totals = flow.run(progress).await?;
         if totals.reader_gone {
             return Ok(());
         }
-        commit.commit()?;
+        for commit in commits {
+            commit.commit()?;
+        }
         if !args.quiet {
             super::progress::say(&summary::text(&totals, start));
         }

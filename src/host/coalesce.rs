@@ -199,7 +199,7 @@ impl Coalescer {
             Some(Sent::Alone { seq, waited }) => {
                 state.on_the_way -= 1;
                 let timing = proto::Timing { queue_ns: timing.queue_ns.saturating_add(nanos(waited)), ..timing };
-                state.release(seq, result.map(|batch| Output { seq, batch, timing, metrics }));
+                state.release(seq, result.map(|batch| Output { seq, tag: None, batch, timing, metrics }));
             }
             Some(Sent::Joint { parts, at }) => {
                 state.on_the_way -= 1;
@@ -372,7 +372,7 @@ impl State {
             done += count;
             // What a function counts cannot be told apart; the first part has all of it.
             let metrics = std::mem::take(&mut metrics);
-            self.release(part.seq, Ok(Output { seq: part.seq, batch, timing, metrics }));
+            self.release(part.seq, Ok(Output { seq: part.seq, tag: None, batch, timing, metrics }));
         }
     }
 

@@ -57,11 +57,15 @@ fn to_python<'py>(py: Python<'py>, layout: &Layout, bundle: Bundle, fetch: Optio
     dict.set_item("keys", Batch::new(keys))?;
     dict.set_item("state", cells(bundle.state)?)?;
     dict.set_item("timers", bundle.timers.map(|timers| named_domains(&timers)).transpose()?.map(Batch::new))?;
-    dict.set_item("timer_state", bundle.timer_state.map(cells).transpose()?)?;
+    if let Some(state) = bundle.timer_state {
+        dict.set_item("timer_state", cells(state)?)?;
+    }
     dict.set_item("watermark", bundle.watermark)?;
     dict.set_item("processing_time", bundle.processing_time)?;
     dict.set_item("broadcast", bundle.broadcast)?;
-    dict.set_item("fetch", fetch)?;
+    if let Some(fetch) = fetch {
+        dict.set_item("fetch", fetch)?;
+    }
     Ok(dict)
 }
 

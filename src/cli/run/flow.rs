@@ -1,13 +1,15 @@
 //! Moves batches from the input through the session to the output, all three at once.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use arrow_array::RecordBatch;
 use pillion::host::{SessionInput, SessionOutput, Timing};
-use pillion::{Code, Error, Session};
+use pillion::{Code, Error, Event, Session};
 use tokio::sync::{mpsc, oneshot};
 
 use super::cut::Cutter;
+use super::keyed::Watermarks;
 use super::plan::{Assembly, Binding};
 use crate::cli::failure::Failure;
 use crate::cli::io::{Input, Output, Stop};
@@ -28,6 +30,12 @@ pub struct Flow {
     pub binding: Binding,
     pub assembly: Assembly,
     pub output: Output,
+    /// Side outputs by tag.
+    pub sides: Vec<(String, Output)>,
+    /// Batches have any number of results, which come before they are sealed.
+    pub keyed: bool,
+    /// How event time goes on.
+    pub watermarks: Option<Watermarks>,
     /// Whether a batch over the size limit may be sent in parts.
     pub may_split: bool,
 }
@@ -37,6 +45,8 @@ pub struct Flow {
 pub struct Totals {
     pub rows_in: u64,
     pub rows_out: u64,
+    /// Rows of side outputs that nobody asked for, by tag.
+    pub left_out: BTreeMap<String, u64>,
     pub batches: u64,
     pub retries: u64,
     /// Columns with fewer nulls than before, and how many fewer.
@@ -52,6 +62,17 @@ pub struct Totals {
     pub wire: Duration,
     pub convert: Duration,
     pub user: Duration,
+    pub state: Duration,
+}
+
+impl Totals {
+    fn add(&mut self, timing: &Timing) {
+        self.queue += Duration::from_nanos(timing.queue_ns);
+        self.wire += Duration::from_nanos(timing.wire_ns);
+        self.convert += Duration::from_nanos(timing.convert_ns);
+        self.user += Duration::from_nanos(timing.user_ns);
+        self.state += Duration::from_nanos(timing.state_ns);
+    }
 }
 
 /// A batch that was sent and waits for its result.
@@ -77,20 +98,29 @@ impl Flow {
         let name = self.input.name().to_owned();
         let (batches, read_time) = spawn_reader(self.input, self.cutter);
         let (writes, written) = spawn_writer(self.output);
+        let (mut sides, mut all_written) = (Vec::new(), vec![written]);
+        for (tag, output) in self.sides {
+            let (writes, written) = spawn_writer(output);
+            sides.push((tag, writes));
+            all_written.push(written);
+        }
         let (input, output) = self.session.split();
         let (sent, under_way) = mpsc::channel(UNDER_WAY);
-        let feed = Feed { batches, input, sent, binding: self.binding, may_split: self.may_split };
-        let drain = Drain { output, under_way, writes, assembly: self.assembly, totals: Totals::default(), name };
+        let feed = Feed { batches, input, sent, binding: self.binding, watermarks: self.watermarks, may_split: self.may_split };
+        let (assembly, keyed) = (self.assembly, self.keyed);
+        let drain = Drain { output, under_way, writes, sides, keyed, assembly, totals: Totals::default(), name };
         let (_, mut totals) = match tokio::try_join!(feed.run(), drain.run(progress)) {
             Ok(done) => done,
             // The other stages ended because the writer did; what it has to say is the reason.
             Err(Early::Writer) => ((), Totals::default()),
             Err(Early::Failed(failure)) => return Err(failure),
         };
-        match written.await.map_err(|_| broken("the writing thread ended early"))? {
-            Ok(write) => totals.write = write,
-            Err(Stop::ReaderGone) => totals.reader_gone = true,
-            Err(Stop::Failed(failure)) => return Err(failure),
+        for written in all_written {
+            match written.await.map_err(|_| broken("the writing thread ended early"))? {
+                Ok(write) => totals.write += write,
+                Err(Stop::ReaderGone) => totals.reader_gone = true,
+                Err(Stop::Failed(failure)) => return Err(failure),
+            }
         }
         totals.read = read_time.await.unwrap_or_default();
         totals.elapsed = started.elapsed();
@@ -179,6 +209,7 @@ struct Feed {
     input: SessionInput,
     sent: mpsc::Sender<Sent>,
     binding: Binding,
+    watermarks: Option<Watermarks>,
     may_split: bool,
 }
 
@@ -218,8 +249,16 @@ impl Feed {
                 }
                 Err(error) => return Err(error.into()),
             }
+            let watermark = self.watermarks.as_mut().map(|watermarks| watermarks.after(&batch)).transpose()?.flatten();
             if self.sent.send(Sent { batch, first_row }).await.is_err() {
                 return Ok(false);
+            }
+            if let Some(watermark) = watermark {
+                match self.input.watermark(watermark).await {
+                    Ok(_) => {}
+                    Err(error) if error.code() == Code::SessionClosed => return Ok(false),
+                    Err(error) => return Err(error.into()),
+                }
             }
         }
         Ok(true)
@@ -231,6 +270,8 @@ struct Drain {
     output: SessionOutput,
     under_way: mpsc::Receiver<Sent>,
     writes: mpsc::Sender<Write>,
+    sides: Vec<(String, mpsc::Sender<Write>)>,
+    keyed: bool,
     assembly: Assembly,
     totals: Totals,
     name: String,
@@ -241,16 +282,29 @@ impl Drain {
         let mut redraw = tokio::time::interval(REDRAW);
         loop {
             let next = tokio::select! {
-                next = self.output.recv() => next,
+                next = self.output.next() => next,
                 _ = redraw.tick() => {
                     progress.draw();
                     continue;
                 }
             };
-            let Some(result) = next else { break };
-            let result = match result {
-                Ok(result) => result,
-                Err(error) => return Err(self.explain(error).await.into()),
+            let result = match next {
+                None => break,
+                Some(Ok(Event::Output(result))) if self.keyed => {
+                    self.pass_on(result).await?;
+                    continue;
+                }
+                Some(Ok(Event::Output(result))) => result,
+                Some(Ok(Event::Sealed { .. })) => {
+                    if let Some(sent) = self.under_way.recv().await {
+                        self.totals.batches += 1;
+                        self.totals.rows_in += sent.batch.num_rows() as u64;
+                        progress.add(sent.batch.num_rows() as u64);
+                    }
+                    continue;
+                }
+                Some(Ok(_)) => continue,
+                Some(Err(error)) => return Err(self.explain(error).await.into()),
             };
             let Some(sent) = self.under_way.recv().await else {
                 return Err(broken("a result came for no batch").into());
@@ -261,9 +315,29 @@ impl Drain {
             self.write(Write::Batch(output)).await?;
         }
         self.write(Write::Finish).await?;
+        for (_, writes) in &self.sides {
+            writes.send(Write::Finish).await.map_err(|_| Early::Writer)?;
+        }
         self.totals.filled = self.assembly.filled();
         self.totals.retries = self.output.ended().map_or(0, |ended| ended.retries);
         Ok(self.totals)
+    }
+
+    /// A result of a keyed session goes where its output goes.
+    async fn pass_on(&mut self, result: pillion::Output) -> Result<(), Early> {
+        let rows = result.batch.num_rows() as u64;
+        self.totals.add(&result.timing);
+        let Some(tag) = result.tag else {
+            self.totals.rows_out += rows;
+            return self.write(Write::Batch(result.batch)).await;
+        };
+        match self.sides.iter().find(|(known, _)| **known == *tag) {
+            Some((_, writes)) => writes.send(Write::Batch(result.batch)).await.map_err(|_| Early::Writer),
+            None => {
+                *self.totals.left_out.entry(tag.to_string()).or_default() += rows;
+                Ok(())
+            }
+        }
     }
 
     async fn write(&self, write: Write) -> Result<(), Early> {
@@ -275,10 +349,7 @@ impl Drain {
         totals.batches += 1;
         totals.rows_in += input.num_rows() as u64;
         totals.rows_out += output.num_rows() as u64;
-        totals.queue += Duration::from_nanos(timing.queue_ns);
-        totals.wire += Duration::from_nanos(timing.wire_ns);
-        totals.convert += Duration::from_nanos(timing.convert_ns);
-        totals.user += Duration::from_nanos(timing.user_ns);
+        totals.add(timing);
     }
 
     /// Says which rows of the input a failed batch held.

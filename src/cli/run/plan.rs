@@ -46,7 +46,7 @@ impl Binding {
     /// Columns that do not exist, a wrong number of them, flags that do not fit the kind of function.
     pub fn new(function: FunctionRef, described: &FunctionDescription, input: &SchemaRef, wish: Wish<'_>) -> Result<Self, Failure> {
         let input = Arc::clone(input);
-        if described.kind == "map" {
+        if described.kind != "scalar" {
             refuse_flags_of_scalar_functions(described, wish)?;
             let columns = (0..input.fields().len()).collect();
             return Ok(Self { function, input, columns, arguments: Vec::new(), purpose: Purpose::Map });
@@ -127,8 +127,8 @@ fn refuse_flags_of_scalar_functions(function: &FunctionDescription, wish: Wish<'
     match flags.iter().find(|(_, given)| *given) {
         None => Ok(()),
         Some((flag, _)) => {
-            let text = format!("`{flag}` does not go with the map function `{}`", bind::own_name(function));
-            Err(Failure::usage(text).hint("a map function gets all columns, and its rows replace the input's"))
+            let text = format!("`{flag}` does not go with the {} function `{}`", function.kind, bind::own_name(function));
+            Err(Failure::usage(text).hint("it gets all columns, and its rows replace the input's"))
         }
     }
 }

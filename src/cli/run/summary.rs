@@ -22,9 +22,19 @@ pub fn text(totals: &Totals, start: Duration) -> String {
     if totals.retries > 0 {
         text += &format!("\n{}: workers died or hung, and their batches ran again", counted(totals.retries, "retry", "retries"));
     }
-    let stages =
-        [("read", totals.read), ("wire", totals.wire), ("convert", totals.convert), ("user", totals.user), ("write", totals.write)];
-    let stages: Vec<String> = stages.iter().map(|(name, time)| format!("{name} {}", short(*time))).collect();
+    for (tag, rows) in &totals.left_out {
+        text += &format!("\nside output {tag}: {} not written; `--side {tag}=FILE` keeps them", counted(*rows, "row", "rows"));
+    }
+    let stages = [
+        ("read", totals.read),
+        ("wire", totals.wire),
+        ("convert", totals.convert),
+        ("user", totals.user),
+        ("state", totals.state),
+        ("write", totals.write),
+    ];
+    // Only functions with state have that stage.
+    let stages: Vec<String> = stages.iter().filter(|(name, time)| *name != "state" || !time.is_zero()).map(|(name, time)| format!("{name} {}", short(*time))).collect();
     // The stages overlap, and several workers add up, so they are no parts of the whole. All batches in the queue wait at once: their sum says nothing.
     let queue = totals.queue / u32::try_from(totals.batches.max(1)).unwrap_or(u32::MAX);
     text + &format!("\ntime: start {}, {}; queue {} per batch", short(start), stages.join(", "), short(queue))

@@ -199,7 +199,7 @@ impl Keyed {
             let prefetch = Prefetch::default();
             let entries: Vec<Entries> = self.backend.get(&Get { cells: cells.clone(), addresses, now_ms, prefetch }).await?;
             for (cell, entries) in cells.into_iter().zip(entries) {
-                state[usize::from(cell)] = self.columns.values(cell, entries)?;
+                state[usize::from(cell)] = self.columns.values(cell, &entries)?;
             }
         }
         Ok(state)
