@@ -75,6 +75,18 @@ codes! {
     /// Functions sent as pickles are switched off.
     PickleRefused = "pickle_refused",
 
+    // State and timers.
+    /// The function used a cell that it did not declare before its first bundle.
+    StateUndeclared = "state_undeclared",
+    /// The function used state, timers or the current key without a key, or outside of a call.
+    StateWithoutKey = "state_without_key",
+    /// A value does not fit the type of its cell.
+    StateType = "state_type",
+    /// The function changed broadcast state outside of a broadcast element.
+    StateReadOnly = "state_read_only",
+    /// The timestamp of a timer is out of the range of its type.
+    TimerOutOfRange = "timer_out_of_range",
+
     // Environments.
     /// No environment of this name is configured.
     EnvironmentNotFound = "environment_not_found",

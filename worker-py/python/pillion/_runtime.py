@@ -8,7 +8,7 @@ import platform
 import sys
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pillion import errors
 from pillion._native import Type, schema_to_ipc
@@ -17,7 +17,12 @@ from pillion.errors import PillionError
 from pillion.loading import LoadedFunction, Loader
 from pillion.plan import PreparedPlan
 from pillion.signature import Signature, signature_of
+from pillion.stateful.declare import StatefulFunction
+from pillion.stateful.outputs import Output
 from pillion.types import to_type
+
+if TYPE_CHECKING:
+    from pillion.stateful.prepare import PreparedProcess
 
 ALLOW_PICKLED_FUNCTIONS = "PILLION_ALLOW_PICKLED_FUNCTIONS"
 """Set to `1` by a sidecar whose configuration allows functions sent by value."""
@@ -46,22 +51,33 @@ class Runtime:
     def describe(self, function: Mapping[str, Any]) -> dict[str, Any]:
         """Load a function and say what it is; it is not opened."""
         loaded = self._loader.load(function)
-        signature = self._signature(loaded, function)
-        return describe(loaded.label, loaded.udf, signature)
+        udf = loaded.declared
+        if isinstance(udf, StatefulFunction):
+            return self._describe_stateful(loaded, udf, function)
+        signature = self._signature(loaded, udf, function)
+        return describe(loaded.label, udf, signature)
 
-    def prepare(self, plan: Mapping[str, Any]) -> PreparedPlan:
-        """Load, check and open the functions of a plan."""
+    def prepare(self, plan: Mapping[str, Any]) -> PreparedPlan | PreparedProcess:
+        """Load, check and open the functions of a plan. One with a stateful function has no other; then `inputs` are
+        the fields of each input, and `keys` those of the key.
+        """
         calls = []
+        descriptions = []
         for call in plan["calls"]:
             loaded = self._loader.load(call["function"])
-            calls.append((loaded, self._signature(loaded, call["function"]), call["arguments"]))
+            udf = loaded.declared
+            if isinstance(udf, StatefulFunction):
+                return self._prepare_stateful(loaded, plan)
+            signature = self._signature(loaded, udf, call["function"])
+            calls.append((loaded, signature, call["arguments"]))
+            descriptions.append(describe(loaded.label, udf, signature))
         prepared = PreparedPlan(
             calls,
             plan["outputs"],
             plan["input"],
             null_on_error=plan.get("on_error") == 2,
             name=plan.get("session_name") or plan.get("session_id") or "",
-            descriptions=[describe(loaded.label, loaded.udf, signature) for loaded, signature, _ in calls],
+            descriptions=descriptions,
         )
         for loaded, _, _ in calls:
             loaded.open()
@@ -75,10 +91,35 @@ class Runtime:
         """Close all open functions."""
         self._loader.close()
 
-    def _signature(self, loaded: LoadedFunction, function: Mapping[str, Any]) -> Signature:
+    def _describe_stateful(
+        self, loaded: LoadedFunction, udf: StatefulFunction, function: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """A stateful function declares cells when it is opened: it is opened to be described."""
+        from pillion.stateful.prepare import describe as describe_stateful
+
+        loaded.open()
+        override = function.get("result_type")
+        return describe_stateful(loaded.label, udf, Output.of(override) if override else udf.output, udf.store)
+
+    def _prepare_stateful(self, loaded: LoadedFunction, plan: Mapping[str, Any]) -> PreparedProcess:
+        from pillion.stateful.prepare import PreparedProcess
+
+        calls = plan["calls"]
+        if len(calls) != 1:
+            message = f"`{loaded.label}` is a stateful function, which must be the only call of its plan"
+            raise PillionError("plan_invalid", message, function=loaded.label)
+        return PreparedProcess(
+            loaded,
+            plan.get("inputs") or [plan["input"]],
+            plan.get("keys"),
+            result_type=calls[0]["function"].get("result_type") or None,
+            name=plan.get("session_name") or plan.get("session_id") or "",
+        )
+
+    def _signature(self, loaded: LoadedFunction, udf: UserDefinedFunction, function: Mapping[str, Any]) -> Signature:
         override = function.get("result_type")
         try:
-            return signature_of(loaded.udf, to_type(override) if override else None)
+            return signature_of(udf, to_type(override) if override else None)
         except PillionError as exc:
             exc.function = exc.function or loaded.label
             raise

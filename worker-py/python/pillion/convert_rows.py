@@ -21,7 +21,7 @@ def to_values(function: str, column: Column) -> list[Any]:
         values = column.to_pylist()
     except (TypeError, ValueError, OverflowError) as exc:
         raise unsupported(function, column, exc) from exc
-    convert = _reader(column.type)
+    convert = reader(column.type)
     return values if convert is None else [convert(value) for value in values]
 
 
@@ -32,7 +32,7 @@ def from_values(
 
     Raises `result_type` and `result_null`.
     """
-    convert = _writer(wanted)
+    convert = writer(wanted)
 
     def make() -> Column:
         plain = values if convert is None else [convert(value) for value in values]
@@ -58,11 +58,11 @@ def plain_value(value: Any) -> Any:
     return value
 
 
-def _reader(given: Type) -> _Convert | None:
+def reader(given: Type) -> _Convert | None:
     """How to turn a value of this type into what a function is given; None if it is so already."""
     if given.kind == "struct":
         cls = row_class(tuple(name for name, _ in given.children))
-        inner = [_reader(child) for _, child in given.children]
+        inner = [reader(child) for _, child in given.children]
         build = tuple.__new__
         if not any(inner):
             return lambda value: None if value is None else build(cls, value.values())
@@ -73,14 +73,14 @@ def _reader(given: Type) -> _Convert | None:
             return build(cls, [item if read is None else read(item) for read, item in zip(inner, value.values())])
 
         return read_row
-    return _nested(given, _reader)
+    return _nested(given, reader)
 
 
-def _writer(wanted: Type) -> _Convert | None:
+def writer(wanted: Type) -> _Convert | None:
     """How to turn a value that a function returned into what the extension takes; None if it takes it so."""
     if wanted.kind == "struct":
         names = tuple(name for name, _ in wanted.children)
-        inner = [_writer(child) for _, child in wanted.children]
+        inner = [writer(child) for _, child in wanted.children]
 
         def write_row(value: Any) -> Any:
             if value is None:
@@ -89,7 +89,7 @@ def _writer(wanted: Type) -> _Convert | None:
             return dict(zip(names, (item if write is None else write(item) for write, item in zip(inner, items))))
 
         return write_row
-    return _nested(wanted, _writer)
+    return _nested(wanted, writer)
 
 
 def _nested(outer: Type, converter: Callable[[Type], _Convert | None]) -> _Convert | None:

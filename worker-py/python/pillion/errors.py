@@ -23,6 +23,8 @@ _MAX_CAUSES = 8
 _RAISED = ("function_raised", "open_failed", "import_failed")
 # Found while the user's module is imported: the line of the declaration is worth showing.
 _DECLARATION = ("declaration_invalid", "not_a_function")
+# Found while user code uses state and timers: so is the line that does.
+_IN_CALL = ("state_undeclared", "state_without_key", "state_type", "state_read_only", "timer_out_of_range")
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _FILE_MODULE = re.compile(r"^(.+)__pillion_[0-9a-f]{12}$")
@@ -81,8 +83,8 @@ def error_record(exc: BaseException) -> dict[str, Any]:
             exception = _exception_record(user, exc.row, 0)
         elif user is not None:
             detail = detail or summary(user)
-        elif exc.code in _DECLARATION and _user_frames(exc.__traceback__):
-            exception = _exception_record(exc, None, 0)
+        elif exc.code in (*_DECLARATION, *_IN_CALL) and _user_frames(exc.__traceback__):
+            exception = _exception_record(exc, exc.row, 0)
         code, message, hint, function = exc.code, exc.message, exc.hint, exc.function
     else:
         code, message, hint, function = "invariant_broken", f"the worker runtime raised {summary(exc)}", "", ""

@@ -21,6 +21,7 @@ from typing import Any
 from pillion.context import FunctionContext
 from pillion.declare import ScalarFunction, UserDefinedFunction, callable_target
 from pillion.errors import PillionError, summary
+from pillion.stateful.declare import StatefulFunction
 
 _logger = logging.getLogger("pillion")
 
@@ -28,15 +29,22 @@ _logger = logging.getLogger("pillion")
 class LoadedFunction:
     """A function of the worker, shared by every plan that names it and opened at most once."""
 
-    def __init__(self, label: str, udf: UserDefinedFunction) -> None:
+    def __init__(self, label: str, declared: UserDefinedFunction | StatefulFunction) -> None:
         self.label = label
         """`file.py:name` or `module:name`: how messages call it."""
-        self.udf = udf
+        self.declared = declared
+
+    @property
+    def udf(self) -> UserDefinedFunction:
+        """The function, which is not a stateful one. Raises `plan_invalid` if it is."""
+        if isinstance(self.declared, StatefulFunction):
+            raise PillionError("plan_invalid", f"`{self.label}` is a stateful function", function=self.label)
+        return self.declared
 
     def open(self) -> None:
         """Open it unless it is open. Raises `open_failed`; the next plan tries again."""
         try:
-            self.udf.open(FunctionContext(self.label))
+            self.declared.open(FunctionContext(self.label))
         except BaseException as exc:
             raise PillionError(
                 "open_failed", f"`open` of `{self.label}` raised {summary(exc)}", function=self.label
@@ -45,7 +53,7 @@ class LoadedFunction:
     def close(self) -> None:
         """Close it if it is open; what `close` raises is logged."""
         try:
-            self.udf.close()
+            self.declared.close()
         except BaseException:
             _logger.exception("`close` of `%s` raised", self.label)
 
@@ -101,7 +109,7 @@ class Loader:
 
     def _keep(self, key: tuple[str, ...], label: str, target: Any) -> LoadedFunction:
         try:
-            udf = target if isinstance(target, UserDefinedFunction) else UserDefinedFunction(_target(target, label))
+            udf = _declared(target, label)
         except PillionError as exc:
             exc.function = exc.function or label
             raise
@@ -129,15 +137,29 @@ class Loader:
 def _own(found: Any) -> Any:
     """A copy of an object with state; the object itself if it cannot be copied, or has none."""
     try:
-        return found.copy() if isinstance(found, UserDefinedFunction) else copy.deepcopy(found)
+        return found.copy() if isinstance(found, (UserDefinedFunction, StatefulFunction)) else copy.deepcopy(found)
     except Exception:  # noqa: BLE001 - user code decides what copying does
         return found
 
 
+def _declared(found: Any, label: str) -> UserDefinedFunction | StatefulFunction:
+    """The declaration of what was found, made for what has none."""
+    if isinstance(found, (UserDefinedFunction, StatefulFunction)):
+        return found
+    if getattr(found, "pillion_stateful", ""):
+        return StatefulFunction(_instance(found, label) if isinstance(found, type) else found)
+    return UserDefinedFunction(_target(found, label))
+
+
 def _target(found: Any, label: str) -> Any:
-    """What an undecorated object means; the constructor of a user's class is user code."""
-    if not (isinstance(found, type) and issubclass(found, ScalarFunction)):
-        return callable_target(found, label)
+    """What an undecorated object means."""
+    if isinstance(found, type) and issubclass(found, ScalarFunction):
+        return _instance(found, label)
+    return callable_target(found, label)
+
+
+def _instance(found: type, label: str) -> Any:
+    """An instance of a user's class, whose constructor is user code."""
     try:
         return found()
     except BaseException as exc:
@@ -251,7 +273,7 @@ def _functions_of(module: ModuleType) -> list[str]:
     return [
         name
         for name, value in vars(module).items()
-        if isinstance(value, (UserDefinedFunction, ScalarFunction))
+        if isinstance(value, (UserDefinedFunction, ScalarFunction, StatefulFunction))
         or ((inspect.isfunction(value) or inspect.isclass(value)) and value.__module__ == module.__name__)
         if not name.startswith("_")
     ]

@@ -1,0 +1,106 @@
+"""Values of cells to columns and back. Columns are native; what a function sees are Python's own values."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pillion._native import Column, Type
+from pillion.convert_rows import from_values, reader, to_values, writer
+from pillion.errors import PillionError, safe_repr, summary
+
+Check = Callable[[Any], Any]
+
+# The class of values that come back from a column of this type as they went in.
+_EXACT: dict[str, type] = {
+    **dict.fromkeys(("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"), int),
+    "float64": float,
+    "utf8": str,
+    "bool": bool,
+    "binary": bytes,
+}
+
+
+class _Never:
+    """The class of no value."""
+
+
+class Codec:
+    """Of the values of one type; of a map's keys too."""
+
+    def __init__(self, cell: str, kind: Type, pickled: bool, what: str = "a value") -> None:
+        self.cell = cell
+        self.type = kind
+        self.pickled = pickled
+        self.exact: type | None = None if pickled else _EXACT.get(kind.kind, _Never)
+        """The class of values that :meth:`check` need not see; None if it need not see any."""
+        self._what = what
+        self._read, self._write = reader(kind), writer(kind)
+
+    def decode(self, column: Column) -> list[Any]:
+        """The values; None for null."""
+        values = to_values(self.cell, column)
+        return [None if one is None else self._load(one) for one in values] if self.pickled else values
+
+    def encode(self, values: list[Any], where: Callable[[int], str] | None = None) -> Column:
+        """A column of values; `where` says of which key one is. Raises `state_type`."""
+        if self.pickled:
+            return Column.from_pylist([None if one is None else self._dump(one) for one in values], self.type)
+        try:
+            return from_values(self.cell, values, self.type)
+        except PillionError as exc:
+            raise self._wrong(values, where) or exc from None
+
+    def check(self, value: Any) -> Any:
+        """`value` as it would come back from the store, so that it makes no difference whether it was there: a copy,
+        rounded to the type, tuples as rows. Raises `state_type`.
+        """
+        if value is None:
+            return None
+        read, write = self._read, self._write
+        try:
+            kept = Column.from_pylist([value if write is None else write(value)], self.type).to_pylist()[0]
+            return kept if read is None else read(kept)
+        except (TypeError, ValueError, OverflowError):
+            pass
+        try:
+            return to_values(self.cell, from_values(self.cell, [value], self.type))[0]
+        except (PillionError, TypeError) as exc:
+            raise self._error(value, str(exc)) from None
+
+    def items(self, value: Any) -> Any:
+        """An element that was decoded as part of a list or map, read from its pickle if it is one."""
+        return self._load(value) if self.pickled and value is not None else value
+
+    def _load(self, data: bytes) -> Any:
+        try:
+            return pickle.loads(data)
+        except BaseException as exc:
+            raise PillionError(
+                "state_type", f"a value of the cell `{self.cell}` cannot be unpickled: {summary(exc)}"
+            ) from exc
+
+    def _dump(self, value: Any) -> bytes:
+        try:
+            return pickle.dumps(value, protocol=5)
+        except BaseException as exc:
+            raise self._error(value, f"it cannot be pickled: {summary(exc)}") from exc
+
+    def _wrong(self, values: Sequence[Any], where: Callable[[int], str] | None) -> PillionError | None:
+        """The error of the first value that cannot be converted by itself."""
+        for position, value in enumerate(values):
+            try:
+                from_values(self.cell, [value], self.type)
+            except (PillionError, TypeError) as exc:
+                return self._error(value, str(exc), "" if where is None else f" of {where(position)}")
+        return None
+
+    def _error(self, value: Any, detail: str, where: str = "") -> PillionError:
+        kind = type(value).__name__
+        return PillionError(
+            "state_type",
+            f"{self._what} of type `{kind}`{where} does not fit the cell `{self.cell}` of `{self.type}`",
+            hint="change the value, or the declared type; `pillion.PICKLED` keeps any Python object",
+            detail=f"{safe_repr(value)}: {detail}",
+        )

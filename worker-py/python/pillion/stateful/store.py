@@ -1,0 +1,188 @@
+"""The cells of one function: declared while it is opened, loaded and collected once per bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pillion._native import Batch, Column
+from pillion.bundle import BINARY, PUT, UINT8, UINT32, Bundle
+from pillion.cells import AGGREGATING, BROADCAST, LIST, MAP, REDUCING, VALUE, CellSpec
+from pillion.errors import PillionError
+from pillion.stateful import collections, handles
+from pillion.stateful.codec import Codec
+from pillion.stateful.handles import Cursor, Handle
+from pillion.stateful.planes import Deferred, Lazy, Nowhere, Spaced
+
+_CLASSES: dict[str, tuple[type[Handle], type[Handle]]] = {
+    VALUE: (handles.ValueCell, handles.TouchedValueCell),
+    REDUCING: (handles.ReducingCell, handles.TouchedReducingCell),
+    AGGREGATING: (handles.AggregatingCell, handles.TouchedAggregatingCell),
+    LIST: (collections.ListCell, collections.TouchedListCell),
+    MAP: (collections.MapCell, collections.TouchedMapCell),
+    BROADCAST: (collections.BroadcastCell, collections.BroadcastCell),
+}
+
+_OUTSIDE = "outside of a call", "state belongs to a key: use it in `process_element` or `on_timer`"
+_NO_KEY = "without a key", "use it in a keyed function, and not in `process_broadcast_element`"
+
+
+class Cell:
+    """One declared cell: a handle at the empty namespace, and if there are windows one by namespace."""
+
+    def __init__(self, spec: CellSpec, cursor: Cursor, spaced_cursor: Cursor) -> None:
+        self.spec = spec
+        self.codec = Codec(spec.name, spec.value, spec.pickled)
+        self.key_codec = None if spec.key is None else Codec(spec.name, spec.key, spec.pickled_key, "a key")
+        if spec.kind == BROADCAST:
+            cursor = Cursor()
+            cursor.k = 0
+        self.plain = self._handle(cursor)
+        self.spaced = self._handle(spaced_cursor)
+        self.leave()
+
+    def _handle(self, cursor: Cursor) -> Any:
+        cls = _CLASSES[self.spec.kind][self.spec.ttl is not None and self.spec.ttl.count_reads]
+        more = () if self.spec.function is None else (self.spec.function,)
+        return cls(self.spec.name, cursor, self.codec, self.key_codec, *more)
+
+    def enter(self, bundle: Bundle, spaced: bool) -> None:
+        """Make the handles show this bundle's values."""
+        name, broadcast = self.spec.name, self.spec.kind == BROADCAST
+        keyed = len(bundle.keys) if not broadcast else 1
+        if not broadcast and (bundle.key_index is None and bundle.timers is None):
+            self.plain.begin(Nowhere(name, *_NO_KEY))
+            return
+        column = bundle.state.get(name)
+        if column is None:
+            self.plain.begin(Deferred(lambda page: self.fetch(bundle, [(one, None) for one in page]), keyed))
+        elif self.spec.kind in (VALUE, REDUCING, AGGREGATING):
+            self.plain.begin(self.decode(column))
+        else:
+            self.plain.begin(Lazy(lambda: self.decode(column)))
+        if broadcast:
+            self.plain.writable = bundle.broadcast
+        elif spaced:
+            self.spaced.begin(Spaced(lambda addresses: self.fetch(bundle, addresses)))
+
+    def leave(self) -> None:
+        """Forget the bundle; afterwards every use is an error."""
+        for handle in (self.plain, self.spaced):
+            handle.begin(Nowhere(self.spec.name, *_OUTSIDE))
+
+    def preload(self, addresses: Sequence[tuple[int, bytes]], column: Column) -> None:
+        """Take the values at these addresses, which somebody has fetched for several cells at once."""
+        plane = self.spaced._values
+        for address, value in zip(addresses, self.decode(column)):
+            plane.setdefault(address, value)
+
+    def fetch(self, bundle: Bundle, addresses: Sequence[tuple[int, bytes | None]]) -> list[Any]:
+        """The values at these addresses, decoded."""
+        return self.decode(bundle.fetch([self.wanted(addresses)])[0])
+
+    def wanted(self, addresses: Sequence[tuple[int, bytes | None]]) -> tuple[str, Column, Column]:
+        """What to ask of `Bundle.fetch`."""
+        keys = Column.from_pylist([key for key, _ in addresses], UINT32)
+        return self.spec.name, keys, Column.from_pylist([space for _, space in addresses], BINARY)
+
+    def decode(self, column: Column) -> list[Any]:
+        """The values as the handles take them."""
+        if self.spec.kind == LIST:
+            lists = Codec(self.spec.name, column.type, False).decode(column)
+            load = self.codec.items
+            return [[load(one) for one in value] if value else value for value in lists] if self.spec.pickled else lists
+        if self.key_codec is not None:
+            load_key, load = self.key_codec.items, self.codec.items
+            maps = Codec(self.spec.name, column.type, False).decode(column)
+            return [None if one is None else {load_key(key): load(value) for key, value in one} for one in maps]
+        return self.codec.decode(column)
+
+    def writes(self, key_name: Any) -> list[tuple[str, Batch]]:
+        """The batch of what the bundle changed, if anything."""
+        plain, spaced = self.plain.writes(), self.spaced.writes()
+        if not plain and not spaced:
+            return []
+        keys = [address for address, _, _, _ in plain] + [address[0] for address, _, _, _ in spaced]
+        operations = [one for _, one, _, _ in plain] + [one for _, one, _, _ in spaced]
+        values = [one for _, _, _, one in plain] + [one for _, _, _, one in spaced]
+        columns = {"key": Column.from_pylist(keys, UINT32)}
+        if spaced:
+            spaces = [None] * len(plain) + [address[1] for address, _, _, _ in spaced]
+            columns["namespace"] = Column.from_pylist(spaces, BINARY)
+        if any(one != PUT for one in operations):
+            columns["op"] = Column.from_pylist(operations, UINT8)
+        if self.key_codec is not None:
+            subs = [one for _, _, one, _ in plain] + [one for _, _, one, _ in spaced]
+            columns["sub"] = self.key_codec.encode(subs)
+        columns["value"] = self.codec.encode(values, lambda position: key_name(keys[position]))
+        return [(self.spec.name, Batch.from_columns(list(columns.values()), list(columns), len(keys)))]
+
+
+class Store:
+    """The cells of one function, by name."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.cells: dict[str, Cell] = {}
+        self.cursor = Cursor()
+        self.spaced_cursor = Cursor()
+        self.sealed = False
+        """Set after `open`: from then on the sidecar reads the declared cells ahead."""
+
+    def extended(self) -> Store:
+        """The same cells, and room for those that only one plan has: they depend on its input."""
+        made = Store(self.label)
+        made.cells = dict(self.cells)
+        made.cursor, made.spaced_cursor = self.cursor, self.spaced_cursor
+        return made
+
+    def declare(self, spec: CellSpec) -> Cell:
+        """The cell of this declaration. Raises `state_undeclared`, `declaration_invalid`."""
+        cell = self.cells.get(spec.name)
+        if cell is not None:
+            if not cell.spec.same(spec):
+                raise PillionError(
+                    "declaration_invalid",
+                    f"the cell `{spec.name}` is declared twice, as `{_show(cell.spec)}` and as `{_show(spec)}`",
+                )
+            return cell
+        if self.sealed:
+            raise undeclared(spec.name, self.cells)
+        cell = self.cells[spec.name] = Cell(spec, self.cursor, self.spaced_cursor)
+        return cell
+
+    def enter(self, bundle: Bundle, spaced: bool = False) -> None:
+        """Show a bundle's values."""
+        for cell in self.cells.values():
+            cell.enter(bundle, spaced)
+
+    def writes(self, bundle: Bundle) -> list[tuple[str, Batch]]:
+        """Everything that changed. Raises `state_type`."""
+
+        def key_name(position: int) -> str:
+            columns = bundle.keys.columns
+            shown = [repr(column.slice(position, 1).to_pylist()[0]) for column in columns]
+            return f"the key {', '.join(shown)}" if shown else "the broadcast map"
+
+        return [batch for cell in self.cells.values() for batch in cell.writes(key_name)]
+
+    def leave(self) -> None:
+        """Forget the bundle."""
+        self.cursor.k = self.spaced_cursor.k = None
+        for cell in self.cells.values():
+            cell.leave()
+
+
+def undeclared(name: str, known: Sequence[str] | dict[str, Any]) -> PillionError:
+    """The error for a cell that nobody announced."""
+    has = f"it declares {', '.join(f'`{one}`' for one in known)}" if known else "it declares none"
+    return PillionError(
+        "state_undeclared",
+        f"the cell `{name}` was not declared when the function was opened; {has}",
+        hint="declare it as a class attribute, or with `runtime_context.get_state(...)` in `open`",
+    )
+
+
+def _show(spec: CellSpec) -> str:
+    key = "" if spec.key is None else f"{spec.key}, "
+    return f"{spec.kind}({key}{spec.value})"

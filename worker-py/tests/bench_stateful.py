@@ -1,0 +1,113 @@
+"""How fast stateful functions run inside a worker: `PreparedProcess.call` over bundles made beforehand.
+
+python3 worker-py/tests/bench_stateful.py [--rows 100000] [--keys 10000] [--seconds 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "python"))
+
+from pillion import KeyedProcessFunction, ValueState
+from pillion._native import Batch, Column, Type
+from pillion.bundle import BINARY, INT64, TEXT, UINT32, Bundle
+from pillion.loading import LoadedFunction
+from pillion.stateful.declare import StatefulFunction
+from pillion.stateful.prepare import PreparedProcess
+
+FIELDS = [("key", Type.parse("bigint")), ("amount", Type.parse("bigint"))]
+
+
+class Sum(KeyedProcessFunction):
+    """Reads and writes a value cell at each row."""
+
+    total = ValueState("bigint")
+    output = {"key": "bigint", "total": "bigint"}
+
+    def process_element(self, value: Any, ctx: Any) -> Any:
+        """Add."""
+        total = (self.total.value() or 0) + value[1]
+        self.total.update(total)
+        yield value[0], total
+
+
+class Wake(KeyedProcessFunction):
+    """Sets a timer at each row."""
+
+    total = ValueState("bigint")
+    output = {"key": "bigint", "at": "bigint"}
+
+    def process_element(self, value: Any, ctx: Any) -> Any:
+        """Set it."""
+        ctx.timer_service().register_event_time_timer(ctx.timestamp() + 1000)
+
+    def on_timer(self, timestamp: int, ctx: Any) -> Any:
+        """Tell."""
+        yield ctx.get_current_key(), timestamp
+
+
+def rows_bundle(rows: int, keys: int) -> Bundle:
+    """Rows in random order of their keys."""
+    index = [(i * 7919) % keys for i in range(rows)]
+    columns = [Column.from_pylist(index, FIELDS[0][1]), Column.from_pylist([1] * rows, FIELDS[1][1])]
+    distinct = Column.from_pylist(list(range(keys)), FIELDS[0][1])
+    return Bundle(
+        rows=Batch.from_columns(columns, ["key", "amount"]),
+        timestamps=Column.from_pylist(list(range(rows)), INT64),
+        key_index=Column.from_pylist(index, UINT32),
+        keys=Batch.from_columns([distinct], ["key"]),
+        state={"total": Column.from_pylist([5] * keys, FIELDS[0][1])},
+    )
+
+
+def timers_bundle(timers: int) -> Bundle:
+    """Each key's only timer."""
+    keys = Column.from_pylist(list(range(timers)), FIELDS[0][1])
+    columns = [
+        Column.from_pylist(list(range(timers)), UINT32),
+        Column.from_pylist(["event"] * timers, TEXT),
+        Column.from_pylist([""] * timers, TEXT),
+        Column.from_pylist([None] * timers, BINARY),
+        Column.from_pylist(list(range(timers)), INT64),
+    ]
+    return Bundle(
+        timers=Batch.from_columns(columns, ["key", "domain", "name", "namespace", "timestamp"]),
+        keys=Batch.from_columns([keys], ["key"]),
+        state={"total": Column.from_pylist([5] * timers, FIELDS[0][1])},
+        watermark=10**9,
+    )
+
+
+def measure(name: str, function: Any, bundle: Bundle, size: int, seconds: float) -> None:
+    """Print the best rate of several calls."""
+    declared = StatefulFunction(function)
+    prepared = PreparedProcess(LoadedFunction(name, declared), [FIELDS], FIELDS[:1])
+    prepared.call(bundle)
+    best, until = 0.0, perf_counter() + seconds
+    while perf_counter() < until:
+        started = perf_counter()
+        prepared.call(bundle)
+        best = max(best, size / (perf_counter() - started))
+    print(f"{name:40} {best / 1e6:8.3f} million/s")
+
+
+def main() -> None:
+    """Measure everything that the environment has packages for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--keys", type=int, default=10_000)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    options = parser.parse_args()
+    rows, timers = rows_bundle(options.rows, options.keys), timers_bundle(options.rows)
+    measure("value cell, by row", Sum, rows, options.rows, options.seconds)
+    measure("timers set, by row", Wake, rows, options.rows, options.seconds)
+    measure("timers fired, by row", Wake, timers, options.rows, options.seconds)
+
+
+if __name__ == "__main__":
+    main()
