@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use pillion_wire::ipc::{schema_from_ipc, schema_to_ipc};
 use pillion_wire::proto;
 use proto::argument::Source as ArgumentSource;
 use proto::function_spec::Source as FunctionSource;
@@ -9,7 +10,8 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
 
-use crate::schema::{Columns, columns_of};
+use crate::datatype::Type;
+use crate::schema::{Columns, columns_of, schema_of};
 
 /// Reads `EnvironmentDescription` from a dict.
 pub fn environment(dict: &Bound<'_, PyAny>) -> PyResult<proto::EnvironmentDescription> {
@@ -43,24 +45,37 @@ pub fn description(dict: &Bound<'_, PyAny>) -> PyResult<proto::FunctionDescripti
         doc: text(dict, "doc")?,
         cells: list(dict, "cells", cell)?,
         timers: value(dict, "timers")?.unwrap_or_default(),
-        side_outputs: list(dict, "side_outputs", |side| {
-            Ok(proto::SideOutput { tag: text(side, "tag")?, schema: value::<Vec<u8>>(side, "schema")?.unwrap_or_default() })
-        })?,
+        side_outputs: side_outputs(dict)?,
     })
+}
+
+fn side_outputs(dict: &Bound<'_, PyAny>) -> PyResult<Vec<proto::SideOutput>> {
+    let sides = value::<Vec<(String, Vec<(String, PyRef<'_, Type>)>)>>(dict, "side_outputs")?.unwrap_or_default();
+    let side = |(tag, fields): (String, Vec<(String, PyRef<'_, Type>)>)| {
+        let columns: Columns = fields.into_iter().map(|(name, column)| (name, (*column).clone())).collect();
+        proto::SideOutput { tag, schema: schema_to_ipc(&schema_of(&columns)).into() }
+    };
+    Ok(sides.into_iter().map(side).collect())
 }
 
 fn cell(dict: &Bound<'_, PyAny>) -> PyResult<proto::StateCell> {
     let time_to_live = value::<Bound<'_, PyAny>>(dict, "ttl")?.map(|ttl| {
         PyResult::Ok(proto::TimeToLive {
-            duration_ms: value(&ttl, "duration_ms")?.unwrap_or_default(),
-            update_on_read: value(&ttl, "update_on_read")?.unwrap_or_default(),
-            return_expired: value(&ttl, "return_expired")?.unwrap_or_default(),
+            duration_ms: value(&ttl, "ms")?.unwrap_or_default(),
+            update_on_read: text(&ttl, "update")? == "read_and_write",
+            return_expired: text(&ttl, "visibility")? == "return_expired",
         })
     });
+    let mut columns = Columns::new();
+    for (name, key) in [("key", "map_key_type"), ("value", "value_type")] {
+        if let Some(one) = value::<PyRef<'_, Type>>(dict, key)? {
+            columns.push((name.to_owned(), (*one).clone()));
+        }
+    }
     Ok(proto::StateCell {
         name: text(dict, "name")?,
         kind: text(dict, "kind")?,
-        schema: value::<Vec<u8>>(dict, "schema")?.unwrap_or_default(),
+        schema: schema_to_ipc(&schema_of(&columns)).into(),
         time_to_live: time_to_live.transpose()?,
         pickled: value(dict, "pickled")?.unwrap_or_default(),
     })
@@ -175,21 +190,15 @@ pub fn plan<'py>(py: Python<'py>, prepare: proto::Prepare, input: &arrow_schema:
     dict.set_item("input", input)?;
     dict.set_item("on_error", prepare.on_error)?;
     if let Some(keyed) = prepare.keyed {
-        dict.set_item("inputs", keyed.inputs.iter().map(|input| keyed_input(py, input)).collect::<PyResult<Vec<_>>>()?)?;
+        let inputs = keyed.inputs.iter().map(|input| schema_from_ipc(&input.schema).map(|schema| columns_of(&schema)));
+        let inputs = inputs.collect::<Result<Vec<Columns>, _>>().map_err(|error| PyValueError::new_err(error.to_string()))?;
+        let keys = keyed.inputs.first().map(|first| &first.key_columns).into_iter().flatten();
+        let keys: Option<Columns> = keys.map(|&column| inputs.first().and_then(|fields| fields.get(column as usize)).cloned()).collect();
+        dict.set_item("keys", keys)?;
+        dict.set_item("inputs", inputs)?;
     }
     dict.set_item("session_id", prepare.session_id)?;
     dict.set_item("session_name", prepare.session_name)?;
-    Ok(dict)
-}
-
-fn keyed_input<'py>(py: Python<'py>, input: &proto::KeyedInput) -> PyResult<Bound<'py, PyDict>> {
-    let schema = pillion_wire::ipc::schema_from_ipc(&input.schema).map_err(|error| PyValueError::new_err(error.to_string()))?;
-    let columns: Columns = columns_of(&schema);
-    let dict = PyDict::new(py);
-    dict.set_item("fields", columns)?;
-    dict.set_item("key_columns", &input.key_columns)?;
-    dict.set_item("timestamp_column", input.timestamp_column.checked_sub(1))?;
-    dict.set_item("broadcast", input.broadcast)?;
     Ok(dict)
 }
 

@@ -1,0 +1,113 @@
+"""Stateful functions of the end-to-end suites. General: they need no package."""
+
+import os
+
+from pillion import KeyedProcessFunction, ListState, MapState, OutputTag, Ttl, ValueState
+
+LARGE = OutputTag("large", {"key": "bigint", "value": "bigint"})
+
+
+class Sum(KeyedProcessFunction):
+    """The running sum of each key."""
+
+    output = {"key": "bigint", "sum": "bigint"}
+    total = ValueState("bigint")
+
+    def process_element(self, value, ctx):
+        total = (self.total.value() or 0) + value.value
+        self.total.update(total)
+        yield value.key, total
+
+
+class Histories(KeyedProcessFunction):
+    """Every kind of cell: the sum of the values seen, how many, and how many were different."""
+
+    output = {"key": "bigint", "sum": "bigint", "count": "bigint", "different": "bigint"}
+    seen = ListState("bigint")
+    counts = MapState("bigint", "bigint")
+    last = ValueState("string")
+
+    def process_element(self, value, ctx):
+        self.seen.add(value.value)
+        self.counts.put(value.value, (self.counts.get(value.value) or 0) + 1)
+        self.last.update(f"{value.value}")
+        seen = list(self.seen.get())
+        yield value.key, sum(seen), len(seen), len(list(self.counts.keys()))
+
+
+class Split(KeyedProcessFunction):
+    """Values of 100 and more go aside."""
+
+    output = {"key": "bigint", "value": "bigint"}
+    side_outputs = [LARGE]
+
+    def process_element(self, value, ctx):
+        if value.value >= 100:
+            yield LARGE, (value.key, value.value)
+        else:
+            yield value.key, value.value
+
+
+class Remind(KeyedProcessFunction):
+    """A timer ten after each element: what was summed up to it. One set in the timer follows five later, once."""
+
+    output = {"key": "bigint", "at": "bigint", "sum": "bigint"}
+    total = ValueState("bigint")
+    again = ValueState("boolean")
+
+    def process_element(self, value, ctx):
+        self.total.update((self.total.value() or 0) + value.value)
+        ctx.timer_service().register_event_time_timer(ctx.timestamp() + 10)
+
+    def on_timer(self, timestamp, ctx):
+        yield ctx.get_current_key(), timestamp, self.total.value()
+        if not self.again.value():
+            self.again.update(True)
+            ctx.timer_service().register_event_time_timer(timestamp + 5)
+
+
+class Alarm(KeyedProcessFunction):
+    """A timer in processing time, ten after each element."""
+
+    output = {"key": "bigint", "at": "bigint"}
+
+    def process_element(self, value, ctx):
+        service = ctx.timer_service()
+        service.register_processing_time_timer(service.current_processing_time() + 10)
+
+    def on_timer(self, timestamp, ctx):
+        yield ctx.get_current_key(), timestamp
+
+
+class Forget(KeyedProcessFunction):
+    """What was written less than 100 ms of processing time ago."""
+
+    output = {"key": "bigint", "before": "bigint"}
+    kept = ValueState("bigint", ttl=Ttl(100))
+
+    def process_element(self, value, ctx):
+        yield value.key, self.kept.value()
+        self.kept.update(value.value)
+
+
+class DieOnce(Sum):
+    """As `Sum`, but the first worker that sees a value of 13 ends."""
+
+    def process_element(self, value, ctx):
+        if value.value == 13:
+            try:
+                os.close(os.open(os.environ["PILLION_TEST_MARK"], os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                pass
+            else:
+                os._exit(9)
+        yield from super().process_element(value, ctx)
+
+
+class Raise(Sum):
+    """Raises on 13, after it has written."""
+
+    def process_element(self, value, ctx):
+        yield from super().process_element(value, ctx)
+        if value.value == 13:
+            raise ValueError("thirteen")

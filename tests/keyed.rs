@@ -1,0 +1,315 @@
+//! Keyed sessions from end to end: state, timers, side outputs, retries, in every mode, over every transport, through both doors.
+
+mod support;
+
+use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, cast::AsArray, types::Int64Type};
+use pillion::{Code, Error, Event, KeyedOptions, Plan, Session, host::SessionBuilder};
+use proptest::prelude::*;
+use rustix::process::{Pid, Signal, kill_process};
+use std::{collections::BTreeMap, sync::Arc};
+use support::{Mode, Rig, everywhere, function_in, in_mode, worker_pids};
+
+/// Rows of (key, value, event time).
+fn rows(rows: &[(i64, i64, i64)]) -> RecordBatch {
+    let column = |values: Vec<i64>| Arc::new(Int64Array::from(values)) as ArrayRef;
+    let at = |pick: fn(&(i64, i64, i64)) -> i64| column(rows.iter().map(pick).collect());
+    RecordBatch::try_from_iter_with_nullable([
+        ("key", at(|row| row.0), true),
+        ("value", at(|row| row.1), true),
+        ("time", at(|row| row.2), true),
+    ])
+    .unwrap()
+}
+
+fn keyed(rig: &Rig, name: &str, options: KeyedOptions) -> SessionBuilder {
+    rig.pillion.session(Plan::map(function_in("stateful.py", name))).input(rows(&[]).schema()).keyed(options)
+}
+
+async fn open(rig: &Rig, name: &str, options: KeyedOptions) -> Session {
+    keyed(rig, name, options).open().await.unwrap_or_else(|error| panic!("`{name}` did not open: {error:?}"))
+}
+
+fn by_key() -> KeyedOptions {
+    KeyedOptions::by(["key"]).event_time("time")
+}
+
+/// The rows of a batch of integers; null is the least.
+fn table(batch: &RecordBatch) -> Vec<Vec<i64>> {
+    let columns: Vec<_> = batch.columns().iter().map(|column| column.as_primitive::<Int64Type>()).collect();
+    let value = |column: &Int64Array, row| if column.is_null(row) { i64::MIN } else { column.value(row) };
+    (0..batch.num_rows()).map(|row| columns.iter().map(|column| value(column, row)).collect()).collect()
+}
+
+/// What is sent.
+#[derive(Clone, Debug)]
+enum Step {
+    Rows(Vec<(i64, i64, i64)>),
+    Watermark(i64),
+    Clock(i64),
+    /// All workers are killed.
+    Kill,
+}
+
+/// What comes out: rows of (output, row), and marks.
+#[derive(Clone, Debug, PartialEq)]
+enum Seen {
+    Row(String, Vec<i64>),
+    Watermark(i64),
+}
+
+/// Sends the steps, and gives all that comes out.
+async fn run(rig: &Rig, session: Session, steps: &[Step]) -> Result<Vec<Seen>, Error> {
+    let (mut input, mut output) = session.split();
+    let sending = async {
+        for step in steps {
+            let sent = match step {
+                Step::Rows(given) => input.send(rows(given)).await,
+                Step::Watermark(timestamp_ms) => input.watermark(*timestamp_ms).await,
+                Step::Clock(now_ms) => input.processing_time(*now_ms).await,
+                Step::Kill => {
+                    for pid in worker_pids(&rig.pillion).await {
+                        // A pid of 0 is a thread's.
+                        if let Some(pid) = Pid::from_raw(pid) {
+                            let _ = kill_process(pid, Signal::KILL);
+                        }
+                    }
+                    Ok(0)
+                }
+            };
+            if sent.is_err() {
+                return;
+            }
+        }
+        let _ = input.finish().await;
+    };
+    let receiving = async {
+        let mut seen = Vec::new();
+        while let Some(event) = output.next().await {
+            match event? {
+                Event::Output(result) => {
+                    let tag = result.tag.map(|tag| tag.to_string()).unwrap_or_default();
+                    seen.extend(table(&result.batch).into_iter().map(|row| Seen::Row(tag.clone(), row)));
+                }
+                Event::Watermark { timestamp_ms, .. } => seen.push(Seen::Watermark(timestamp_ms)),
+                _ => {}
+            }
+        }
+        Ok(seen)
+    };
+    tokio::join!(sending, receiving).1
+}
+
+fn main_rows(seen: &[Seen]) -> Vec<Vec<i64>> {
+    let row = |seen: &Seen| match seen {
+        Seen::Row(tag, row) if tag.is_empty() => Some(row.clone()),
+        _ => None,
+    };
+    seen.iter().filter_map(row).collect()
+}
+
+/// By key, in the order in which they came.
+fn per_key(rows: &[Vec<i64>]) -> BTreeMap<i64, Vec<Vec<i64>>> {
+    let mut found: BTreeMap<i64, Vec<Vec<i64>>> = BTreeMap::new();
+    for row in rows {
+        found.entry(row[0]).or_default().push(row[1..].to_vec());
+    }
+    found
+}
+
+/// The running sums of a model.
+fn sums(steps: &[Step]) -> BTreeMap<i64, Vec<Vec<i64>>> {
+    let mut totals: BTreeMap<i64, i64> = BTreeMap::new();
+    let mut found: BTreeMap<i64, Vec<Vec<i64>>> = BTreeMap::new();
+    for step in steps {
+        let Step::Rows(rows) = step else { continue };
+        for (key, value, _) in rows {
+            let total = totals.entry(*key).or_default();
+            *total += value;
+            found.entry(*key).or_default().push(vec![*total]);
+        }
+    }
+    found
+}
+
+#[test]
+fn state_is_kept_per_key() {
+    everywhere(async |setup| {
+        let rig = Rig::new(setup).await;
+        let steps: Vec<_> = (0..20).map(|batch| Step::Rows((0..50).map(|row| ((row * 7 + batch) % 13, row, 0)).collect())).collect();
+        let session = open(&rig, "Sum", by_key()).await;
+        let seen = run(&rig, session, &steps).await.unwrap();
+        assert_eq!(per_key(&main_rows(&seen)), sums(&steps));
+        rig.end().await;
+    });
+}
+
+#[test]
+fn every_kind_of_cell_is_kept() {
+    everywhere(async |setup| {
+        let rig = Rig::new(setup).await;
+        let steps = [Step::Rows(vec![(1, 5, 0), (2, 7, 0)]), Step::Rows(vec![(1, 5, 0), (1, 6, 0)]), Step::Rows(vec![(2, 7, 0), (1, 1, 0)])];
+        let session = open(&rig, "Histories", by_key()).await;
+        let seen = per_key(&main_rows(&run(&rig, session, &steps).await.unwrap()));
+        assert_eq!(seen[&1], [vec![5, 1, 1], vec![10, 2, 1], vec![16, 3, 2], vec![17, 4, 3]]);
+        assert_eq!(seen[&2], [vec![7, 1, 1], vec![14, 2, 1]]);
+        rig.end().await;
+    });
+}
+
+#[test]
+fn side_outputs_come_with_their_tags() {
+    everywhere(async |setup| {
+        let rig = Rig::new(setup).await;
+        let session = open(&rig, "Split", by_key()).await;
+        assert_eq!(session.functions()[0].side_outputs[0].0, "large");
+        let mut seen = run(&rig, session, &[Step::Rows(vec![(1, 100, 0), (1, 99, 0), (1, 101, 0)])]).await.unwrap();
+        seen.retain(|seen| matches!(seen, Seen::Row(..)));
+        let large = |row: Vec<i64>| Seen::Row("large".into(), row);
+        assert!(seen.contains(&large(vec![1, 100])) && seen.contains(&large(vec![1, 101])) && seen.len() == 3, "{seen:?}");
+        assert_eq!(main_rows(&seen), [[1, 99]]);
+        rig.end().await;
+    });
+}
+
+#[test]
+fn event_timers_fire_at_the_watermark_and_stand_before_it() {
+    everywhere(async |setup| {
+        let rig = Rig::new(setup).await;
+        let steps = [
+            Step::Rows(vec![(1, 1, 100), (2, 2, 105), (1, 4, 103)]),
+            Step::Watermark(109),
+            Step::Watermark(112),
+            Step::Rows(vec![(1, 8, 120)]),
+            Step::Watermark(116),
+        ];
+        let session = open(&rig, "Remind", by_key()).await;
+        let seen = run(&rig, session, &steps).await.unwrap();
+        let marks: Vec<_> = seen.iter().filter(|seen| matches!(seen, Seen::Watermark(_))).cloned().collect();
+        assert_eq!(marks, [109, 112, 116].map(Seen::Watermark));
+        let place = |wanted: &Seen| seen.iter().position(|seen| seen == wanted).unwrap();
+        let row = |key, at, sum| Seen::Row(String::new(), vec![key, at, sum]);
+        // Rows before a watermark see the old one, and its timers stand before it.
+        assert!((place(&Seen::Watermark(109))..place(&Seen::Watermark(112))).contains(&place(&row(1, 110, 5))));
+        let second = place(&Seen::Watermark(112))..place(&Seen::Watermark(116));
+        assert!([row(1, 113, 13), row(1, 115, 13), row(2, 115, 2)].iter().all(|wanted| second.contains(&place(wanted))), "{seen:?}");
+        // The end fires what is left, timers of timers included.
+        let end = place(&Seen::Watermark(116))..seen.len();
+        assert!([row(2, 120, 2), row(1, 130, 13)].iter().all(|wanted| end.contains(&place(wanted))), "{seen:?}");
+        let fired = per_key(&main_rows(&seen));
+        assert_eq!(fired[&1].iter().map(|row| row[0]).collect::<Vec<_>>(), [110, 113, 115, 130], "in the order of their times");
+        rig.end().await;
+    });
+}
+
+#[test]
+fn processing_timers_fire_by_the_hosts_clock() {
+    everywhere(async |setup| {
+        let rig = Rig::new(setup).await;
+        let options = KeyedOptions { host_clock: true, ..by_key() };
+        let session = open(&rig, "Alarm", options).await;
+        let steps = [Step::Clock(1000), Step::Rows(vec![(1, 0, 0)]), Step::Clock(1005), Step::Rows(vec![(2, 0, 0)]), Step::Clock(1012)];
+        let seen = run(&rig, session, &steps).await.unwrap();
+        // The end drops those that are not due.
+        assert_eq!(main_rows(&seen), [[1, 1010]]);
+        rig.end().await;
+    });
+}
+
+#[test]
+fn values_expire_by_the_clock() {
+    everywhere(async |setup| {
+        let rig = Rig::new(setup).await;
+        let options = KeyedOptions { host_clock: true, ..by_key() };
+        let session = open(&rig, "Forget", options).await;
+        let row = |value| Step::Rows(vec![(1, value, 0)]);
+        let steps = [Step::Clock(1000), row(1), Step::Clock(1099), row(2), Step::Clock(1198), row(3), Step::Clock(1298), row(4)];
+        let seen = run(&rig, session, &steps).await.unwrap();
+        assert_eq!(main_rows(&seen), [[1, i64::MIN], [1, 1], [1, 2], [1, i64::MIN]]);
+        rig.end().await;
+    });
+}
+
+#[test]
+fn a_bundle_whose_worker_dies_takes_effect_once() {
+    in_mode(Mode::Process, async |setup| {
+        let rig = Rig::new(setup).await;
+        let mark = rig.folder().join("died");
+        let mut environment = pillion::EnvironmentSpec::default();
+        environment.variables.insert("PILLION_TEST_MARK".into(), mark.display().to_string());
+        let session = keyed(&rig, "DieOnce", by_key()).environment(environment).open().await.unwrap();
+        let steps: Vec<_> = (0..10).map(|batch| Step::Rows((0..30).map(|row| (row % 3, row + batch, 0)).collect())).collect();
+        let seen = run(&rig, session, &steps).await.unwrap();
+        assert!(mark.exists());
+        assert_eq!(per_key(&main_rows(&seen)), sums(&steps));
+        rig.end().await;
+    });
+}
+
+#[test]
+fn a_function_that_raises_ends_the_session_with_its_row() {
+    everywhere(async |setup| {
+        let rig = Rig::new(setup).await;
+        let session = open(&rig, "Raise", by_key()).await;
+        let error = run(&rig, session, &[Step::Rows(vec![(1, 1, 0), (1, 13, 0)])]).await.unwrap_err();
+        assert_eq!(error.code(), Code::FunctionRaised, "{error:?}");
+        assert_eq!(error.exception().unwrap().message, "thirteen");
+        rig.end().await;
+    });
+}
+
+#[test]
+fn what_cannot_be_keyed_is_refused() {
+    support::run(async {
+        let rig = Rig::new(support::Door::Embedded).await;
+        let refused = async |name: &str, options: KeyedOptions| keyed(&rig, name, options).open().await.err().unwrap().code();
+        assert_eq!(refused("Sum", KeyedOptions::default()).await, Code::PlanInvalid, "a keyed function needs a key");
+        assert_eq!(refused("Sum", KeyedOptions::by(["nobody"])).await, Code::OptionsInvalid);
+        assert_eq!(refused("Sum", KeyedOptions { key_groups: Some(5..=4), ..by_key() }).await, Code::OptionsInvalid);
+        assert_eq!(refused("Sum", KeyedOptions { max_parallelism: Some(40_000), ..by_key() }).await, Code::OptionsInvalid);
+        let stateless = rig.pillion.session(Plan::map(support::function("identity"))).input(rows(&[]).schema()).keyed(by_key());
+        assert!(stateless.open().await.is_err());
+        let back = run(&rig, open(&rig, "Sum", by_key()).await, &[Step::Watermark(5), Step::Watermark(4)]).await.unwrap_err();
+        assert!(back.message().contains("follows"), "{back:?}");
+        let clock = run(&rig, open(&rig, "Sum", by_key()).await, &[Step::Clock(5)]).await.unwrap_err();
+        assert_eq!(clock.code(), Code::ProtocolViolation);
+        rig.end().await;
+    });
+}
+
+#[test]
+fn a_null_key_is_refused() {
+    support::run(async {
+        let rig = Rig::new(support::Door::Embedded).await;
+        let column = |values: Vec<Option<i64>>| Arc::new(Int64Array::from(values)) as ArrayRef;
+        let nobody = RecordBatch::try_new(rows(&[]).schema(), vec![column(vec![None]), column(vec![Some(1)]), column(vec![Some(1)])]).unwrap();
+        let mut session = open(&rig, "Sum", by_key()).await;
+        session.send(nobody).await.unwrap();
+        assert_eq!(session.recv().await.unwrap().unwrap_err().code(), Code::KeyNull);
+        rig.end().await;
+    });
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let row = (0..8i64, 0..100i64, Just(0i64));
+    let step = prop_oneof![
+        6 => proptest::collection::vec(row, 1..20).prop_map(Step::Rows),
+        1 => Just(Step::Kill),
+    ];
+    proptest::collection::vec(step, 1..12)
+}
+
+/// Whatever is sent, and whenever workers are killed: every key has the running sums of an undisturbed run.
+#[test]
+fn sums_are_right_whenever_workers_are_killed() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let rig = runtime.block_on(Rig::new(support::Door::Embedded));
+    let cases = ProptestConfig { cases: 20, failure_persistence: None, ..ProptestConfig::default() };
+    proptest!(cases, |(steps in steps())| {
+        let seen = runtime.block_on(async {
+            let session = open(&rig, "Sum", by_key()).await;
+            run(&rig, session, &steps).await.unwrap()
+        });
+        prop_assert_eq!(per_key(&main_rows(&seen)), sums(&steps));
+    });
+    runtime.block_on(rig.end());
+}
