@@ -11,7 +11,10 @@ pub mod cell;
 pub mod codec;
 pub(crate) mod columns;
 pub mod encoding;
+#[cfg(test)]
+pub(crate) mod fixture;
 pub mod memory;
+pub(crate) mod physical;
 pub mod request;
 pub(crate) mod small;
 pub(crate) mod sorted;
