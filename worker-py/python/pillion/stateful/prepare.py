@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from pillion._native import Type, schema_to_ipc
+from pillion._native import Batch, Type, schema_to_ipc
 from pillion.bundle import Bundle, Effects, timers_batch
 from pillion.errors import PillionError
 from pillion.loading import LoadedFunction
@@ -23,9 +23,12 @@ class Engine(Protocol):
 
     spaced: bool
     """Whether it keeps state by window."""
+    writes: list[tuple[str, Batch]]
+    timers: Batch | None
+    """What it gives as columns; the rest is left in the cells and the timer service."""
 
     def run(self, bundle: Bundle) -> int:
-        """Run it: effects are left in the cells, the timer service and the outputs. Returns the ns in user code."""
+        """Run it. Returns the ns in user code."""
 
 
 class PreparedProcess:
@@ -75,12 +78,9 @@ class PreparedProcess:
         store.enter(bundle, self._engine.spaced)
         try:
             user_ns = self._engine.run(bundle)
-            return Effects(
-                outputs=outputs.collect(),
-                writes=store.writes(bundle),
-                timers=timers_batch(service.timers.operations),
-                user_ns=user_ns,
-            )
+            writes = self._engine.writes + store.writes(bundle)
+            timers = self._engine.timers or timers_batch(service.timers.operations)
+            return Effects(outputs.collect(), writes, timers, user_ns)
         except PillionError as exc:
             exc.function = exc.function or self._label
             raise
@@ -99,6 +99,10 @@ class PreparedProcess:
 
     def _make_engine(self, elements: list[Output]) -> Engine:
         function = self._function
+        if function.form == "vectorized":
+            from pillion.stateful.vectorized import VectorizedEngine
+
+            return VectorizedEngine(self._label, function.target, function.func_type, self._context, self._outputs)
         calls = calls_of(function.form, function.target, self.store, elements[0])
         return RowEngine(self._label, calls, self._context, elements, self._outputs)
 
