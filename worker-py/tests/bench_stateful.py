@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "python"))
 
-from pillion import KeyedProcessFunction, ValueState
+from pillion import KeyedProcessFunction, ValueState, VectorizedProcessFunction
 from pillion._native import Batch, Column, Type
 from pillion.bundle import BINARY, INT64, TEXT, UINT32, Bundle
 from pillion.loading import LoadedFunction
@@ -49,6 +50,61 @@ class Wake(KeyedProcessFunction):
     def on_timer(self, timestamp: int, ctx: Any) -> Any:
         """Tell."""
         yield ctx.get_current_key(), timestamp
+
+
+class Vectorized(VectorizedProcessFunction):
+    """The same sums, in columns."""
+
+    total = ValueState("bigint")
+    output = {"key": "bigint", "total": "bigint"}
+
+    def __init__(self, func_type: str) -> None:
+        self.func_type = func_type
+
+    def process_batch(self, batch: Any, ctx: Any) -> Any:
+        """Running totals: sums over rows sorted by key."""
+        import numpy as np
+
+        index = np.asarray(ctx.key_index)
+        order = np.argsort(index, kind="stable")
+        sums = np.cumsum(np.asarray(batch["amount"])[order])
+        ends = np.cumsum(np.bincount(index, minlength=len(ctx.keys["key"]))) - 1
+        before = np.concatenate(([0], sums[ends[:-1]]))
+        state = ctx.state["total"]
+        start = np.asarray(state.fillna(0) if self.func_type == "pandas" else state)
+        running = np.empty_like(sums)
+        running[order] = sums + (start - before)[index[order]]
+        ctx.state["total"] = start + sums[ends] - before
+        return self.frame({"key": np.asarray(batch["key"]), "total": running})
+
+    def on_timers(self, timers: Any, ctx: Any) -> Any:
+        """Tell."""
+        import numpy as np
+
+        keys = np.asarray(ctx.keys["key"])
+        return self.frame({"key": keys[np.asarray(timers["key"])], "total": np.asarray(timers["timestamp"])})
+
+    def frame(self, columns: Any) -> Any:
+        """The result in the form of this function."""
+        if self.func_type == "numpy":
+            return columns
+        if self.func_type == "arrow":
+            import pyarrow as pa
+
+            return pa.RecordBatch.from_arrays([pa.array(one) for one in columns.values()], names=list(columns))
+        import pandas as pd
+
+        return pd.DataFrame(columns, copy=False)
+
+
+class VectorizedWake(Vectorized):
+    """A timer for each row, in columns."""
+
+    def process_batch(self, batch: Any, ctx: Any) -> Any:
+        """Set them."""
+        import numpy as np
+
+        ctx.set_timers(np.asarray(ctx.timestamps) + 1000, keys=ctx.key_index)
 
 
 def rows_bundle(rows: int, keys: int) -> Bundle:
@@ -107,6 +163,11 @@ def main() -> None:
     measure("value cell, by row", Sum, rows, options.rows, options.seconds)
     measure("timers set, by row", Wake, rows, options.rows, options.seconds)
     measure("timers fired, by row", Wake, timers, options.rows, options.seconds)
+    for form in ("numpy", "pandas", "arrow"):
+        if find_spec("numpy") and find_spec("pyarrow" if form == "arrow" else form):
+            measure(f"value cell, {form}", Vectorized(form), rows, options.rows, options.seconds)
+            measure(f"timers set, {form}", VectorizedWake(form), rows, options.rows, options.seconds)
+            measure(f"timers fired, {form}", Vectorized(form), timers, options.rows, options.seconds)
 
 
 if __name__ == "__main__":

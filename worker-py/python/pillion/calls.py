@@ -54,7 +54,7 @@ def map_call(label: str, func_type: str, function: Callable[..., Any], fields: l
 
 def converters(label: str, func_type: str) -> ModuleType:
     """The conversions to and from a package, which is imported here and not before."""
-    package = "pandas" if func_type == "pandas" else "pyarrow"
+    package = {"pandas": "pandas", "numpy": "numpy"}.get(func_type, "pyarrow")
     hint = f"add `{package}` to the requirements of the environment, or declare the function as general"
     try:
         version = str(importlib.import_module(package).__version__)

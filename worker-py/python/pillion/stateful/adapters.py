@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from pillion.cells import PICKLED, AggregatingState, ReducingState
+from pillion.cells import PICKLED, AggregatingState, MapState, ReducingState
 from pillion.errors import PillionError
 from pillion.stateful.outputs import Output
 from pillion.stateful.store import Store
+from pillion.stateful.tables import TableContext
 
 Call = Callable[[Any, Any], "Iterable[Any] | None"]
 
@@ -35,6 +36,8 @@ def calls_of(kind: str, target: Any, store: Store, element: Output) -> Calls:
         return Calls([target.process_element1, target.process_element2], None, _timer(target))
     if kind in ("broadcast", "keyed_broadcast"):
         return Calls([target.process_element], target.process_broadcast_element, _timer(target))
+    if kind == "table":
+        return table_calls(target, store)
     if kind == "map":
         return Calls([_one(target.map)])
     if kind == "co_map":
@@ -59,6 +62,24 @@ def calls_of(kind: str, target: Any, store: Store, element: Output) -> Calls:
         return (cell.get(),)
 
     return Calls([running])
+
+
+def table_calls(target: Any, store: Store) -> Calls:
+    """The calls of a process table function."""
+    timers = store.declare(MapState("string", "bigint", name="pillion.timers").spec()).plain
+    context: TableContext | None = None
+
+    def of(ctx: Any) -> TableContext:
+        nonlocal context
+        if context is None:
+            context = TableContext(ctx, timers)  # a plan has one
+        return context
+
+    def on_timer(timestamp: int, ctx: Any) -> Any:
+        of(ctx)._fired(timestamp)
+        return target.on_timer(of(ctx))
+
+    return Calls([lambda value, ctx: target.eval(of(ctx), value)], None, on_timer)
 
 
 def _timer(target: Any) -> Any:

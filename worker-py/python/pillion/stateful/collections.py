@@ -48,6 +48,10 @@ class ListCell(Handle):
             added = self._added[k] = []
         added.append(value)
 
+    def extend(self, address: Any, value: Any) -> None:
+        """Append a value that is known to fit, at an address."""
+        self._added.setdefault(address, []).append(value)
+
     def add_all(self, values: Iterable[Any]) -> None:
         """Append several."""
         for value in values:

@@ -108,10 +108,15 @@ class Outputs:
 
     def send(self, tag: OutputTag, value: Any) -> None:
         """Add to a side output."""
-        position = self._positions.get(tag.tag_id)
+        self.side_values[self.position(tag)].append(value)
+
+    def position(self, tag: OutputTag | str) -> int:
+        """Which side output a tag means. Raises `result_type` if it was not declared."""
+        name = tag if isinstance(tag, str) else tag.tag_id
+        position = self._positions.get(name)
         if position is None:
-            raise _undeclared_tag(self.label, tag)
-        self.side_values[position].append(value)
+            raise _undeclared_tag(self.label, name)
+        return position
 
     def collect(self) -> list[tuple[int, Batch]]:
         """The batches of the bundle, main output first."""
@@ -136,14 +141,14 @@ def _unknown_tag(label: str, values: list[Any], exc: PillionError) -> PillionErr
     """The error for an undeclared tag among the rows, if that is what is wrong."""
     for one in values:
         if one.__class__ is tuple and one and isinstance(one[0], OutputTag):
-            return _undeclared_tag(label, one[0])
+            return _undeclared_tag(label, one[0].tag_id)
     return exc
 
 
-def _undeclared_tag(label: str, tag: OutputTag) -> PillionError:
+def _undeclared_tag(label: str, tag: str) -> PillionError:
     return PillionError(
         "result_type",
-        f"`{label}` sent a value to the side output `{tag.tag_id}`, which it does not declare",
+        f"`{label}` sent a value to the side output `{tag}`, which it does not declare",
         hint="name the tag in `side_outputs` of its declaration",
         function=label,
     )

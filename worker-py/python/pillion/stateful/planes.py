@@ -5,6 +5,7 @@ namespace). What is not there yet is fetched; outside of calls there is a plane 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from pillion.errors import PillionError
@@ -71,7 +72,19 @@ class Spaced(dict[tuple[int, bytes], Any]):
     def __init__(self, fetch: Fetcher) -> None:
         super().__init__()
         self._fetch = fetch
+        self._offered: dict[tuple[int, bytes], Callable[[], Any]] = {}
+
+    def offer(self, addresses: Sequence[tuple[int, bytes]], decode: Callable[[], list[Any]]) -> None:
+        """Values that came with the bundle, decoded when the first of them is read."""
+        column = Lazy(decode)
+        for position, address in enumerate(addresses):
+            self._offered[address] = partial(column.__getitem__, position)
+
+    def missing(self, addresses: Sequence[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+        """The addresses that neither are here nor came with the bundle."""
+        return [one for one in addresses if one not in self and one not in self._offered]
 
     def __missing__(self, address: tuple[int, bytes]) -> Any:
-        value = self[address] = self._fetch([address])[0]
+        offered = self._offered.get(address)
+        value = self[address] = self._fetch([address])[0] if offered is None else offered()
         return value

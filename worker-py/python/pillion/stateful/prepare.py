@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from pillion._native import Type, schema_to_ipc
+from pillion._native import Batch, Type, schema_to_ipc
 from pillion.bundle import Bundle, Effects, timers_batch
 from pillion.errors import PillionError
+from pillion.functions import OutputTag
 from pillion.loading import LoadedFunction
 from pillion.row import make_rows
 from pillion.stateful.adapters import CO, KEYED, calls_of
@@ -23,9 +24,12 @@ class Engine(Protocol):
 
     spaced: bool
     """Whether it keeps state by window."""
+    writes: list[tuple[str, Batch]]
+    timers: Batch | None
+    """What it gives as columns; the rest is left in the cells and the timer service."""
 
     def run(self, bundle: Bundle) -> int:
-        """Run it: effects are left in the cells, the timer service and the outputs. Returns the ns in user code."""
+        """Run it. Returns the ns in user code."""
 
 
 class PreparedProcess:
@@ -56,18 +60,19 @@ class PreparedProcess:
         self._context = Context(self.store, self._service)
         main = self._main(function, elements[0], result_type)
         self.main = main
-        self._outputs = Outputs(label, main, function.side_outputs)
+        sides = [(tag, _side(function, tag, one, elements[0])) for tag, one in function.side_outputs]
+        self.outputs = Outputs(label, main, sides)
         self._engine = self._make_engine(elements)
         self.store.sealed = True
         self.output: Fields = main.fields
-        self.side_outputs: list[tuple[str, Fields]] = [(tag.tag_id, one.fields) for tag, one in function.side_outputs]
+        self.side_outputs: list[tuple[str, Fields]] = [(tag.tag_id, one.fields) for tag, one in sides]
         self.cells = cells_of(self.store)
         self.timers = list(function.timers)
         self.functions = [describe(label, function, main, self.store)]
 
     def call(self, bundle: Bundle) -> Effects:
         """Run the function on a bundle. If it raises, nothing of the bundle has happened."""
-        store, service, outputs = self.store, self._service, self._outputs
+        store, service, outputs = self.store, self._service, self.outputs
         service.watermark, service.processing_time = bundle.watermark, bundle.processing_time
         service.timers.operations = {}
         outputs.begin()
@@ -75,12 +80,9 @@ class PreparedProcess:
         store.enter(bundle, self._engine.spaced)
         try:
             user_ns = self._engine.run(bundle)
-            return Effects(
-                outputs=outputs.collect(),
-                writes=store.writes(bundle),
-                timers=timers_batch(service.timers.operations),
-                user_ns=user_ns,
-            )
+            writes = self._engine.writes + store.writes(bundle)
+            timers = self._engine.timers or timers_batch(service.timers.operations)
+            return Effects(outputs.collect(), writes, timers, user_ns)
         except PillionError as exc:
             exc.function = exc.function or self._label
             raise
@@ -95,12 +97,22 @@ class PreparedProcess:
             return function.output
         if function.form in ("filter", "reduce"):
             return element
+        if function.form == "window" and function.target.reduce is not None and function.target.process is None:
+            return element
         raise no_output(function, self._label)
 
     def _make_engine(self, elements: list[Output]) -> Engine:
         function = self._function
+        if function.form == "vectorized":
+            from pillion.stateful.vectorized import VectorizedEngine
+
+            return VectorizedEngine(self._label, function.target, function.func_type, self._context, self.outputs)
+        if function.form == "window":
+            from pillion.windows.engine import WindowEngine
+
+            return WindowEngine(self._label, function.target, self._context, elements, self.outputs)
         calls = calls_of(function.form, function.target, self.store, elements[0])
-        return RowEngine(self._label, calls, self._context, elements, self._outputs)
+        return RowEngine(self._label, calls, self._context, elements, self.outputs)
 
 
 class _Keys:
@@ -124,6 +136,12 @@ def _store_of(function: StatefulFunction) -> Store:
     if function.store is None:
         raise PillionError("invariant_broken", f"`{function.name}` is not open")
     return function.store
+
+
+def _side(function: StatefulFunction, tag: OutputTag, declared: Output, element: Output) -> Output:
+    """The columns of a side output: of late elements, those of the input, unless its tag says others."""
+    late = getattr(function.target, "late", None)
+    return element if function.form == "window" and tag == late and tag.type_info is None else declared
 
 
 def cells_of(store: Store) -> list[dict[str, Any]]:

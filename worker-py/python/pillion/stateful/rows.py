@@ -29,6 +29,8 @@ class RowEngine:
         self._cursor = context._cursor
         self._inputs = inputs
         self._outputs = outputs
+        self.writes: list[tuple[str, Batch]] = []
+        self.timers: Batch | None = None
 
     def run(self, bundle: Bundle) -> int:
         """Call the function for the bundle's rows, then for its timers. The result is the ns in user code."""

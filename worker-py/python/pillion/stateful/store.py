@@ -76,6 +76,18 @@ class Cell:
         for address, value in zip(addresses, self.decode(column)):
             plane.setdefault(address, value)
 
+    def offer(self, addresses: Sequence[tuple[int, bytes]], column: Column) -> None:
+        """Take the values at these addresses, decoded when the first of them is read."""
+        self.spaced._values.offer(addresses, lambda: self.decode(column))
+
+    def missing(self, addresses: Sequence[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+        """The addresses whose values are not here yet."""
+        return self.spaced._values.missing(addresses)  # type: ignore[no-any-return]
+
+    def absent(self, address: tuple[int, bytes]) -> None:
+        """Take it that there is nothing at this address, unless something is known of it."""
+        self.spaced._values.setdefault(address, None)
+
     def fetch(self, bundle: Bundle, addresses: Sequence[tuple[int, bytes | None]]) -> list[Any]:
         """The values at these addresses, decoded."""
         return self.decode(bundle.fetch([self.wanted(addresses)])[0])

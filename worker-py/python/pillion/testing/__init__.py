@@ -145,7 +145,7 @@ class Harness:
     def side_output(self, tag: OutputTag | str) -> list[Any]:
         """The elements of a side output since the last look. Raises `KeyError` for one that is not declared."""
         wanted = tag if isinstance(tag, str) else tag.tag_id
-        for position, (one, output) in enumerate(self._declared.side_outputs):
+        for position, (one, output) in enumerate(self.prepared.outputs.sides):
             if one.tag_id == wanted:
                 return self._drain(position + 1, output)
         raise KeyError(wanted)
