@@ -75,18 +75,6 @@ codes! {
     /// Functions sent as pickles are switched off.
     PickleRefused = "pickle_refused",
 
-    // State and timers.
-    /// The function used a cell that it did not declare before its first bundle.
-    StateUndeclared = "state_undeclared",
-    /// The function used state, timers or the current key without a key, or outside of a call.
-    StateWithoutKey = "state_without_key",
-    /// A value does not fit the type of its cell.
-    StateType = "state_type",
-    /// The function changed broadcast state outside of a broadcast element.
-    StateReadOnly = "state_read_only",
-    /// The timestamp of a timer is out of the range of its type.
-    TimerOutOfRange = "timer_out_of_range",
-
     // Environments.
     /// No environment of this name is configured.
     EnvironmentNotFound = "environment_not_found",
@@ -148,8 +136,12 @@ codes! {
     KeyType = "key_type",
     /// A key is null where none may be.
     KeyNull = "key_null",
-    /// A cell is used that the function does not declare.
+    /// A cell is used that the function did not declare before its first bundle.
     StateUndeclared = "state_undeclared",
+    /// The function used state, timers or the current key without a key, or outside of a call.
+    StateWithoutKey = "state_without_key",
+    /// The function changed broadcast state outside of a broadcast element.
+    StateReadOnly = "state_read_only",
     /// A value of a cell, or what is done with it, does not fit the cell's declaration.
     StateType = "state_type",
     /// The bytes of a stored key or value are damaged, or not of the declared type.
@@ -162,8 +154,8 @@ codes! {
     StateFailed = "state_failed",
     /// The host that keeps the state did not answer, or answered with a failure.
     StateHostFailed = "state_host_failed",
-    /// A timer is beyond the range of its type.
-    TimerRange = "timer_range",
+    /// The timestamp of a timer is out of the range of its type.
+    TimerOutOfRange = "timer_out_of_range",
     /// Another attempt has taken over the key groups of this session.
     Fenced = "fenced",
     /// No checkpoint has this handle.

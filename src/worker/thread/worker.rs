@@ -10,6 +10,7 @@ use crate::{
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use pillion_wire::{
+    bundle::Layout,
     ipc::{Decoder, schema_from_ipc},
     proto,
     shm::Spin,
@@ -78,6 +79,8 @@ fn serve(shared: &Shared, settings: ThreadSettings, ready: oneshot::Sender<Resul
         Ok(handle) => Arc::new(Runner { handle: Arc::new(handle), plans: Mutex::default(), settings }),
         Err(error) => return drop(ready.send(Err(error))),
     };
+    // Also if this thread panics: whoever waits for its answers must hear of it.
+    let _ending = Ending(shared);
     let mut spin = Spin::new(settings.spin);
     if ready.send(Ok(runner.clone())).is_ok() {
         while let Some(message) = shared.queue.pop(&mut spin) {
@@ -94,7 +97,15 @@ fn serve(shared: &Shared, settings: ThreadSettings, ready: oneshot::Sender<Resul
         metrics::thread_came_back();
         tracing::info!(worker = shared.id, "the thread of an abandoned function has come free");
     }
-    shared.end("exit", false);
+}
+
+/// The thread has ended, however it did.
+struct Ending<'a>(&'a Shared);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.end("exit", false);
+    }
 }
 
 /// What a worker's thread shares with those who hold the worker.
@@ -185,9 +196,13 @@ impl Runner {
         let prepared = self.handle.prepare(plan_id, prepare)?;
         let damaged =
             |error: arrow_schema::ArrowError| Error::new(Code::ProtocolViolation, "a schema is damaged").detail(error.to_string());
-        let input = schema_from_ipc(&prepare.input_schema).map_err(damaged)?;
-        let plan =
-            Plan { decoder: Decoder::new(&input).map_err(damaged)?, output: schema_from_ipc(&prepared.output_schema).map_err(damaged)? };
+        let (mut input, mut output) =
+            (schema_from_ipc(&prepare.input_schema).map_err(damaged)?, schema_from_ipc(&prepared.output_schema).map_err(damaged)?);
+        if let (Some(keyed), Some(function)) = (&prepare.keyed, prepared.functions.first()) {
+            let layout = Layout::new(keyed, &output, function).map_err(damaged)?;
+            (input, output) = (layout.bundle, layout.effects);
+        }
+        let plan = Plan { decoder: Decoder::new(&input).map_err(damaged)?, output };
         self.plans.lock().unwrap_or_else(PoisonError::into_inner).insert(plan_id, Arc::new(plan));
         Ok(prepared)
     }
