@@ -23,6 +23,7 @@ pub(crate) mod physical;
 pub(crate) mod piece;
 pub mod request;
 pub(crate) mod small;
+pub mod snapshot;
 pub(crate) mod sorted;
 
 pub use cell::{BROADCAST_GROUP, Cell, CellId, Cells, Cleanup, Kind, MAX_PARALLELISM, Shape, Ttl, Update, Visibility};
