@@ -120,15 +120,6 @@ pub fn flags(flags: Vec<bool>) -> BooleanArray {
     BooleanArray::new(BooleanBuffer::from(flags), None)
 }
 
-/// A column of the same bytes in each row.
-pub fn repeated(value: &[u8], rows: usize) -> Result<BinaryArray> {
-    let mut bytes = Bytes::new(rows, value.len() * rows);
-    for _ in 0..rows {
-        bytes.push(value)?;
-    }
-    Ok(bytes.finish())
-}
-
 /// A column of values that the caller has in another order: row `i` is `data[places[i]]`, or null if its start is `ABSENT`.
 #[derive(Debug)]
 pub struct Scattered {

@@ -38,7 +38,7 @@ fn vectors() {
     let columns: Vec<ArrayRef> = vec![Arc::new(StringArray::from(vec!["k"])), Arc::new(Int64Array::from(vec![1]))];
     let key = encoder(&columns, false).encode(&columns).unwrap();
     assert_eq!(hex(key.value(0)), "016b0000018000000000000001");
-    assert_eq!((key_group(key.value(0), 128), key_group(key.value(0), 7)), (32, 2));
+    assert_eq!((key_group(key.value(0), 128), key_group(key.value(0), 7)), (6, 4));
 }
 
 #[test]

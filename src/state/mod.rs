@@ -8,15 +8,22 @@
 
 pub(crate) mod address;
 pub mod cell;
+pub(crate) mod check;
 pub mod codec;
 pub(crate) mod columns;
+#[cfg(test)]
+pub(crate) mod conformance;
+pub mod disk;
 pub mod encoding;
 #[cfg(test)]
 pub(crate) mod fixture;
+pub mod host;
 pub mod memory;
 pub(crate) mod physical;
+pub(crate) mod piece;
 pub mod request;
 pub(crate) mod small;
+pub mod snapshot;
 pub(crate) mod sorted;
 
 pub use cell::{BROADCAST_GROUP, Cell, CellId, Cells, Cleanup, Kind, MAX_PARALLELISM, Shape, Ttl, Update, Visibility};

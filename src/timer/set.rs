@@ -59,11 +59,6 @@ impl TimerSet {
         self.queues.iter().map(|queue| queue.len()).sum()
     }
 
-    /// True if none is pending.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// Memory for all of them.
     pub fn memory(&self) -> usize {
         let named = self.named.len() * (size_of::<((Domain, Small), BTreeSet<i64>)>() + 16);

@@ -5,9 +5,11 @@
 
 mod chunk;
 mod group;
-mod read;
-mod view;
-mod write;
+pub(crate) mod read;
+#[cfg(test)]
+mod tests;
+pub(crate) mod view;
+pub(crate) mod write;
 
 use super::{Cells, Commit, Entries, Get, Lookup, MAX_PARALLELISM, Page, PageRequest, Rows, Sizes, StateBackend, View, address::slot};
 use crate::{

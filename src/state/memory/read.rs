@@ -6,10 +6,11 @@ use super::{
     group::Group,
 };
 use crate::{
-    error::{Code, Error, Result},
+    error::Result,
     state::{
         Addresses, Cell, Entries, Get, Lookup, Page, PageRequest, Prefetch, Shape,
         address::{ByGroup, pack},
+        check,
         columns::{self, Bytes, Offsets, Scattered},
     },
 };
@@ -54,7 +55,7 @@ impl Memory {
     pub(super) fn lookup_now(&self, request: &Lookup) -> Result<BinaryArray> {
         let Lookup { at, addresses, map_keys, .. } = request;
         let cell = self.cells.at(request.cell)?;
-        check_lookup(cell, request)?;
+        check::lookup(cell, request)?;
         let hidden = cell.hidden(request.now_ms);
         let mut values = Scattered::new(at.len());
         let mut packed = Vec::new();
@@ -79,7 +80,7 @@ impl Memory {
 
     pub(super) fn page_now(&self, request: &PageRequest) -> Result<Page> {
         let cell = self.cells.at(request.cell)?;
-        check_page(cell)?;
+        check::page(cell)?;
         let hidden = cell.hidden(request.now_ms);
         let mut packed = Vec::new();
         pack(&mut packed, &request.key, &request.namespace);
@@ -169,24 +170,4 @@ fn entries(cell: &Cell, many: &[Option<Arc<Many>>], now_ms: i64, prefetch: Prefe
         true => Entries::Maps { offsets, keys: keys.finish(), values, deferred },
         false => Entries::Lists { lists: columns::lists(offsets, values)?, deferred },
     })
-}
-
-/// Checks a request for single entries.
-pub fn check_lookup(cell: &Cell, request: &Lookup) -> Result<()> {
-    let Lookup { at, addresses, map_keys, .. } = request;
-    if cell.shape() != Shape::Map {
-        return Err(Error::new(Code::StateType, format!("the cell `{}` is no map, and has no map keys", cell.name)));
-    }
-    if at.len() != map_keys.len() || map_keys.null_count() > 0 || at.iter().any(|&at| at as usize >= addresses.len()) {
-        return Err(Error::new(Code::InvariantBroken, "the columns of a lookup do not fit each other"));
-    }
-    Ok(())
-}
-
-/// Checks that a cell has pages.
-pub fn check_page(cell: &Cell) -> Result<()> {
-    if cell.shape() == Shape::Single {
-        return Err(Error::new(Code::StateType, format!("the cell `{}` is neither list nor map, and has no pages", cell.name)));
-    }
-    Ok(())
 }

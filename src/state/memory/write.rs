@@ -8,8 +8,9 @@ use super::{
 use crate::{
     error::{Code, Error, Result},
     state::{
-        Addresses, Cell, Cells, Commit, Op, Part, Rows, Shape, Writes,
+        Addresses, Cell, Commit, Op, Part, Rows, Shape, Writes,
         address::{ByGroup, pack, slot},
+        check,
         columns::value,
     },
     timer::identity,
@@ -19,7 +20,7 @@ use std::sync::{PoisonError, atomic::Ordering};
 
 impl Memory {
     pub(super) fn apply_now(&self, commit: &Commit) -> Result<()> {
-        check(&self.cells, commit)?;
+        check::commit(&self.cells, commit)?;
         let _shared = self.barrier.read().unwrap_or_else(PoisonError::into_inner);
         self.make_room(commit)?;
         let mut rows = vec![NONE; commit.addresses.len()];
@@ -170,35 +171,4 @@ fn write(group: &mut Group, addresses: &Addresses, columns: &Writes, cell: &Cell
         }
     }
     group.versions[id] += 1;
-}
-
-/// Checks a commit against the cells, so that executing it cannot fail half way.
-pub fn check(cells: &Cells, commit: &Commit) -> Result<()> {
-    let broken = || Err(Error::new(Code::InvariantBroken, "the columns of a commit do not fit each other"));
-    let addresses = commit.addresses.len();
-    commit.timers.check(addresses)?;
-    for columns in &commit.writes {
-        let cell = cells.at(columns.cell)?;
-        let rows = columns.at.len();
-        let lengths = [columns.ops.len(), columns.values.len(), columns.map_keys.as_ref().map_or(rows, |keys| keys.len())];
-        if lengths.iter().any(|&len| len != rows) || columns.at.iter().any(|&at| at as usize >= addresses) {
-            return broken();
-        }
-        let shape = cell.shape();
-        for (row, op) in columns.ops.iter().enumerate() {
-            let keyed = columns.map_keys.as_ref().is_some_and(|keys| keys.is_valid(row));
-            let fits = match op {
-                Op::Put => columns.values.is_valid(row) && shape != Shape::List && keyed == (shape == Shape::Map),
-                Op::Append => columns.values.is_valid(row) && shape == Shape::List,
-                Op::Remove | Op::ClearPrefix => shape == Shape::Map && keyed,
-                Op::Clear => !keyed,
-                Op::Touch => !keyed || shape == Shape::Map,
-            };
-            if !fits {
-                let message = format!("`{op:?}` does not fit the {} `{}`, or lacks its map key or value", cell.kind.as_str(), cell.name);
-                return Err(Error::new(Code::StateType, message));
-            }
-        }
-    }
-    Ok(())
 }

@@ -1,0 +1,334 @@
+//! State that the host keeps: the engine asks it the same columnar questions, and overlays what it has sealed and the host has not applied yet (DESIGN D6).
+//!
+//! [`StateHost`] is what a host implements. It keeps ordered maps of opaque bytes, by (cell, key group, key, namespace) and sub-key, and a set of timers; it needs to know nothing of
+//! types, lists or times to live.
+
+mod overlay;
+mod rows;
+#[cfg(test)]
+mod tests;
+
+use super::{
+    Addresses, Cells, Commit, Entries, Get, Lookup, Op, Page, PageRequest, Prefetch, Rows, Sizes, StateBackend, View, Writes,
+    address::slot, check, memory,
+};
+use crate::{
+    error::{Code, Error, Result},
+    timer::{Domain, DueOrder, DueRequest, DueTimers, TimerWrites},
+    worker::BoxFuture,
+};
+use arrow_array::{BinaryArray, StringArray};
+use arrow_buffer::OffsetBuffer;
+use overlay::Overlay;
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
+
+/// What a host that keeps the state is asked.
+///
+/// Every answer says up to which bundle the host had applied everything when it read: later bundles are overlaid by the engine.
+pub trait StateHost: Send + Sync {
+    /// Reads a cell at addresses.
+    fn get<'a>(&'a self, request: &'a HostGet) -> BoxFuture<'a, Result<HostRows>>;
+
+    /// Reads the next part of what is at one address: sub-keys after [`PageRequest::after`] that begin with the prefix, in the order of their bytes, up to `max_bytes` but at least one.
+    /// One row; [`HostRows::deferred`] says whether more is left.
+    fn page<'a>(&'a self, request: &'a PageRequest) -> BoxFuture<'a, Result<HostRows>>;
+
+    /// Takes a sealed bundle. The host applies it whole, in the order of `seq`, in one step with what it emits, and then says so ([`StateBackend::applied`]).
+    fn commit(&self, commit: HostCommit) -> BoxFuture<'_, Result<()>>;
+
+    /// Reads pending timers up to a timestamp, in the order of timestamps, at most `limit`.
+    fn timers<'a>(&'a self, request: &'a HostDue) -> BoxFuture<'a, Result<HostTimers>>;
+}
+
+/// A question of [`StateHost::get`].
+#[derive(Clone, Debug)]
+pub struct HostGet {
+    /// The cell, by its place in [`StateBackend::cells`].
+    pub cell: u16,
+    /// Where.
+    pub addresses: Arc<Addresses>,
+    /// Of each address only this sub-key; `None` = all.
+    pub map_keys: Option<BinaryArray>,
+    /// Rows with more bytes are deferred: they have no entries here, and are paged.
+    pub prefetch: Prefetch,
+}
+
+/// Entries of rows: row `i` has the entries `offsets[i]..offsets[i + 1]`, in the order of sub-keys.
+#[derive(Clone, Debug)]
+pub struct HostRows {
+    /// Everything up to this bundle was applied when this was read; 0 = none.
+    pub applied_seq: u64,
+    /// As many as rows, and one.
+    pub offsets: OffsetBuffer<i32>,
+    /// Sub-keys; empty for cells with one entry.
+    pub keys: BinaryArray,
+    /// As many values.
+    pub values: BinaryArray,
+    /// As many times of last access, as they were written.
+    pub access: Vec<i64>,
+    /// By row: there is more than this.
+    pub deferred: Vec<bool>,
+}
+
+/// A sealed bundle.
+#[derive(Clone, Debug)]
+pub struct HostCommit {
+    /// The bundle.
+    pub seq: u64,
+    /// What the columns refer to.
+    pub addresses: Arc<Addresses>,
+    /// Changes of cells, executed in order.
+    pub writes: Vec<HostWrites>,
+    /// Changes of timers, executed in order.
+    pub timers: TimerWrites,
+    /// The last access of everything that is written.
+    pub now_ms: i64,
+}
+
+/// Changes of one cell. There is no [`Op::Append`]: the engine makes sub-keys whose order is that of appending, so it became [`Op::Put`].
+#[derive(Clone, Debug)]
+pub struct HostWrites {
+    /// The changes; `map_keys` are sub-keys, null = the whole address (of a [`Op::Put`]: the empty sub-key).
+    pub writes: Writes,
+    /// What [`Op::Touch`] does here: entries last accessed at this time or before go ...
+    pub cutoff: i64,
+    /// ... and the others, if this is set, are last accessed at `now_ms` from now on.
+    pub renew: bool,
+}
+
+/// A question of [`StateHost::timers`].
+#[derive(Clone, Debug)]
+pub struct HostDue {
+    /// The clock.
+    pub domain: Domain,
+    /// Key groups, each once.
+    pub groups: Vec<u16>,
+    /// Timers up to and including this timestamp.
+    pub up_to_ms: i64,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// Pending timers, in the order of timestamps.
+#[derive(Clone, Debug)]
+pub struct HostTimers {
+    /// Everything up to this bundle was applied when this was read; 0 = none.
+    pub applied_seq: u64,
+    /// Where they are.
+    pub addresses: Addresses,
+    /// Names; empty = without.
+    pub names: StringArray,
+    /// When they are due.
+    pub timestamps: Vec<i64>,
+    /// There are more.
+    pub more: bool,
+}
+
+/// The host backend.
+pub struct Host {
+    host: Arc<dyn StateHost>,
+    cells: Cells,
+    slots: usize,
+    /// Makes the sub-keys of list elements rise over attempts.
+    attempt: u32,
+    overlay: Mutex<Overlay>,
+    reads: AtomicU64,
+}
+
+impl Host {
+    /// State with these cells is at `host`. Sub-keys of list elements contain `attempt`, which a session that is opened again raises.
+    ///
+    /// # Errors
+    /// [`Code::OptionsInvalid`] for an impossible max parallelism.
+    pub fn new(host: Arc<dyn StateHost>, cells: Cells, max_parallelism: u16, attempt: u32) -> Result<Self> {
+        let slots = memory::slots(max_parallelism)?;
+        Ok(Host { host, cells, slots, attempt, overlay: Mutex::default(), reads: AtomicU64::new(0) })
+    }
+
+    /// The overlay as it is before a read: what the read may not see yet is in it, whatever is dropped meanwhile.
+    fn frozen(&self) -> Overlay {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.overlay().clone()
+    }
+
+    fn overlay(&self) -> std::sync::MutexGuard<'_, Overlay> {
+        self.overlay.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check(&self, groups: &[u16]) -> Result<()> {
+        groups.iter().try_for_each(|&group| slot(group, self.slots).map(drop))
+    }
+
+    async fn get_all(&self, request: &Get) -> Result<Vec<Entries>> {
+        self.check(&request.addresses.groups)?;
+        let mut all = Vec::with_capacity(request.cells.len());
+        for &id in &request.cells {
+            let cell = self.cells.at(id)?;
+            let overlay = self.frozen();
+            let get = HostGet { cell: id, addresses: Arc::clone(&request.addresses), map_keys: None, prefetch: request.prefetch };
+            let rows = self.host.get(&get).await.map_err(asked)?;
+            rows::check(&rows, request.addresses.len())?;
+            all.push(rows::entries(cell, id, &rows, &overlay, request)?);
+        }
+        Ok(all)
+    }
+
+    async fn lookup_all(&self, request: &Lookup) -> Result<BinaryArray> {
+        let cell = self.cells.at(request.cell)?;
+        check::lookup(cell, request)?;
+        let mut groups = Vec::with_capacity(request.at.len());
+        let (mut keys, mut namespaces) = (Vec::new(), Vec::new());
+        for &at in &request.at {
+            let (key, namespace) = request.addresses.at(at as usize);
+            groups.push(request.addresses.groups[at as usize]);
+            keys.push(key);
+            namespaces.push(namespace);
+        }
+        self.check(&groups)?;
+        let addresses =
+            Arc::new(Addresses::new(groups, BinaryArray::from_iter_values(keys), Some(BinaryArray::from_iter_values(namespaces)))?);
+        let overlay = self.frozen();
+        let get = HostGet {
+            cell: request.cell,
+            addresses: Arc::clone(&addresses),
+            map_keys: Some(request.map_keys.clone()),
+            prefetch: Prefetch { entry_bytes: usize::MAX, total_bytes: usize::MAX },
+        };
+        let rows = self.host.get(&get).await.map_err(asked)?;
+        rows::check(&rows, addresses.len())?;
+        rows::single(cell, request, &rows, &overlay, &addresses)
+    }
+
+    async fn page_one(&self, request: &PageRequest) -> Result<Page> {
+        let cell = self.cells.at(request.cell)?;
+        check::page(cell)?;
+        self.check(&[request.group])?;
+        let overlay = self.frozen();
+        let rows = self.host.page(request).await.map_err(asked)?;
+        rows::check(&rows, 1)?;
+        rows::page(cell, request, &rows, &overlay)
+    }
+
+    async fn seal(&self, commit: Commit) -> Result<()> {
+        check::commit(&self.cells, &commit)?;
+        self.check(&commit.addresses.groups)?;
+        let commit = self.to_host(commit)?;
+        let seq = commit.seq;
+        // Before the host has it: whoever reads after that must see it.
+        self.overlay().seal(&commit);
+        if let Err(error) = self.host.commit(commit).await {
+            self.overlay().forget(seq);
+            return Err(asked(error));
+        }
+        Ok(())
+    }
+
+    /// A commit as the host takes it: appended elements have their sub-keys.
+    fn to_host(&self, commit: Commit) -> Result<HostCommit> {
+        let mut appended = 0u32;
+        let mut writes = Vec::with_capacity(commit.writes.len());
+        for mut columns in commit.writes {
+            let cell = self.cells.at(columns.cell)?;
+            if columns.ops.contains(&Op::Append) {
+                let sub = |op: &mut Op| {
+                    (*op == Op::Append).then(|| {
+                        *op = Op::Put;
+                        appended += 1;
+                        [&self.attempt.to_be_bytes()[..], &commit.seq.to_be_bytes(), &appended.to_be_bytes()].concat()
+                    })
+                };
+                columns.map_keys = Some(BinaryArray::from_iter(columns.ops.iter_mut().map(sub)));
+            }
+            let cutoff = cell.cutoff(commit.now_ms);
+            let renew = cell.ttl.is_some_and(|ttl| ttl.update == super::Update::OnReadAndWrite);
+            writes.push(HostWrites { writes: columns, cutoff, renew });
+        }
+        Ok(HostCommit { seq: commit.seq, addresses: commit.addresses, writes, timers: commit.timers, now_ms: commit.now_ms })
+    }
+
+    async fn due_all(&self, request: &DueRequest) -> Result<DueTimers> {
+        self.check(&request.groups)?;
+        let overlay = self.frozen();
+        // As many more as may have fired in bundles that the host has not applied: what is left suffices.
+        let limit = request.limit.max(1).saturating_add(overlay.timer_changes()).saturating_add(1);
+        let ask = HostDue { domain: request.domain, groups: request.groups.clone(), up_to_ms: request.up_to_ms, limit };
+        let timers = self.host.timers(&ask).await.map_err(asked)?;
+        rows::due(request, &timers, &overlay)
+    }
+}
+
+/// A host that failed, or does not answer, is said so, unless it gave a code of its own.
+fn asked(error: Error) -> Error {
+    match error.code() {
+        Code::StateFull | Code::Fenced | Code::Cancelled | Code::StateHostFailed => error,
+        _ => Error::new(Code::StateHostFailed, format!("the host that keeps the state failed: {}", error.message()))
+            .detail(error.code().as_str()),
+    }
+}
+
+impl StateBackend for Host {
+    fn name(&self) -> &'static str {
+        "host"
+    }
+
+    fn cells(&self) -> &Cells {
+        &self.cells
+    }
+
+    fn get<'a>(&'a self, request: &'a Get) -> BoxFuture<'a, Result<Vec<Entries>>> {
+        Box::pin(self.get_all(request))
+    }
+
+    fn lookup<'a>(&'a self, request: &'a Lookup) -> BoxFuture<'a, Result<BinaryArray>> {
+        Box::pin(self.lookup_all(request))
+    }
+
+    fn page<'a>(&'a self, request: &'a PageRequest) -> BoxFuture<'a, Result<Page>> {
+        Box::pin(self.page_one(request))
+    }
+
+    fn apply(&self, commit: Commit) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.seal(commit))
+    }
+
+    fn applied(&self, seq: u64) {
+        self.overlay().applied(seq);
+    }
+
+    fn due<'a>(&'a self, request: &'a DueRequest) -> BoxFuture<'a, Result<DueTimers>> {
+        Box::pin(self.due_all(request))
+    }
+
+    fn next_timer<'a>(&'a self, domain: Domain, groups: &'a [u16]) -> BoxFuture<'a, Result<Option<i64>>> {
+        Box::pin(async move {
+            let request = DueRequest { domain, groups: groups.to_vec(), up_to_ms: i64::MAX, limit: 1, order: DueOrder::Global };
+            Ok(self.due_all(&request).await?.timestamps.first().copied())
+        })
+    }
+
+    fn sizes(&self) -> Sizes {
+        let overlay = self.overlay();
+        Sizes {
+            overlay: overlay.len() as u64,
+            memory_bytes: overlay.memory() as u64,
+            cache_misses: self.reads.load(Ordering::Relaxed),
+            ..Sizes::default()
+        }
+    }
+
+    fn view(&self, _groups: &[u16], _now_ms: i64) -> Result<Arc<dyn View>> {
+        Err(keeps())
+    }
+
+    fn load(&self, _rows: Rows) -> Result<()> {
+        Err(keeps())
+    }
+}
+
+fn keeps() -> Error {
+    Error::new(Code::Unsupported, "the host keeps the state, and its checkpoints are the host's")
+        .hint("use the `memory` or `disk` backend for checkpoints of the sidecar")
+}
