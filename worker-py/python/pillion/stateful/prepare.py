@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from pillion._native import Batch, Type, schema_to_ipc
 from pillion.bundle import Bundle, Effects, timers_batch
+from pillion.convert_rows import to_values
 from pillion.errors import PillionError
 from pillion.functions import OutputTag
 from pillion.loading import LoadedFunction
@@ -126,9 +127,9 @@ class _Keys:
         if self._values is None:
             keys = self._bundle.keys
             if keys.num_columns == 1:
-                self._values = keys.columns[0].to_pylist()
+                self._values = to_values("key", keys.columns[0])
             else:
-                self._values = list(make_rows(tuple(keys.names), [column.to_pylist() for column in keys.columns]))
+                self._values = list(make_rows(tuple(keys.names), [to_values("key", one) for one in keys.columns]))
         return self._values
 
 

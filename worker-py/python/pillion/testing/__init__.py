@@ -64,7 +64,7 @@ class Harness:
     ) -> None:
         declared = function if isinstance(function, StatefulFunction) else StatefulFunction(function)
         self._inputs = [Output.of(one) for one in (input if isinstance(input, list) else [input])]
-        several = isinstance(key, list) and len(key) == len(self._inputs) > 1
+        several = isinstance(key, (list, tuple)) and len(key) == len(self._inputs) > 1
         self._key_of = [_key_reader(key[i] if several else key, one) for i, one in enumerate(self._inputs)]
         self._key_fields = _key_fields(key[0] if several else key, self._inputs[0], key_type)
         label = declared.name
@@ -77,7 +77,7 @@ class Harness:
         self._watermarks = [MIN_TIME] * len(self._inputs)
         self._rows_per_bundle, self._timers_per_bundle = rows_per_bundle, timers_per_bundle
         self._deferred = frozenset(deferred)
-        self._outputs: dict[int, list[Batch]] = {}
+        self._outputs: dict[int, list[tuple[Batch, int | None]]] = {}
         self._declared = declared
         self.effects: list[Effects] = []
         """What each bundle brought about."""
@@ -136,11 +136,21 @@ class Harness:
 
     def output(self) -> list[Any]:
         """The elements of the main output since the last look."""
-        return self._drain(0, Output(self.prepared.output, self.prepared.main.form))
+        return self._drain(0, self.prepared.main)
 
     def output_batches(self) -> list[Batch]:
         """The same as batches."""
-        return self._outputs.pop(0, [])
+        return [batch for batch, _ in self._outputs.pop(0, [])]
+
+    def timestamped_output(self, tag: OutputTag | None = None) -> list[tuple[Any, int | None]]:
+        """The elements of an output with their timestamps: that of the row or timer that they came of. Known where
+        bundles have one row or timer.
+        """
+        position = 0 if tag is None else self.prepared.outputs.position(tag) + 1
+        output = self.prepared.main if tag is None else self.prepared.outputs.sides[position - 1][1]
+        return [
+            (one, stamp) for batch, stamp in self._outputs.pop(position, []) for one in output.read("output", batch)
+        ]
 
     def side_output(self, tag: OutputTag | str) -> list[Any]:
         """The elements of a side output since the last look. Raises `KeyError` for one that is not declared."""
@@ -244,7 +254,7 @@ class Harness:
         if effects.timers is not None:
             self.timer_model.apply(effects.timers, keys)
         for position, batch in effects.outputs:
-            self._outputs.setdefault(position, []).append(batch)
+            self._outputs.setdefault(position, []).append((batch, _stamp(bundle)))
         self.effects.append(effects)
 
     def _key_batch(self, keys: list[Key]) -> Batch:
@@ -254,7 +264,14 @@ class Harness:
         return Batch.from_columns(columns, [name for name, _ in self._key_fields], len(keys))
 
     def _drain(self, position: int, output: Output) -> list[Any]:
-        return [one for batch in self._outputs.pop(position, []) for one in output.read("output", batch)]
+        return [one for batch, _ in self._outputs.pop(position, []) for one in output.read("output", batch)]
+
+
+def _stamp(bundle: Bundle) -> int | None:
+    """The timestamp of a bundle's only row or timer."""
+    stamps = bundle.timestamps if bundle.timers is None else bundle.timers.columns[4]
+    found: list[int | None] = [] if stamps is None else stamps.to_pylist()
+    return found[0] if len(found) == 1 else None
 
 
 def _key_reader(key: Any, form: Output) -> Callable[[Batch], list[Key]]:
