@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "python"))
 
 from pillion import KeyedProcessFunction, ValueState, VectorizedProcessFunction
 from pillion._native import Batch, Column, Type
-from pillion.bundle import BINARY, INT64, TEXT, UINT32, Bundle
+from pillion.bundle import INT64, SPACE, TEXT, UINT32, Bundle
 from pillion.loading import LoadedFunction
 from pillion.stateful.declare import StatefulFunction
 from pillion.stateful.prepare import PreparedProcess
@@ -128,7 +128,7 @@ def timers_bundle(timers: int) -> Bundle:
         Column.from_pylist(list(range(timers)), UINT32),
         Column.from_pylist(["event"] * timers, TEXT),
         Column.from_pylist([""] * timers, TEXT),
-        Column.from_pylist([None] * timers, BINARY),
+        Column.from_pylist([b""] * timers, SPACE),
         Column.from_pylist(list(range(timers)), INT64),
     ]
     return Bundle(

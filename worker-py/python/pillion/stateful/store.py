@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pillion._native import Batch, Column
-from pillion.bundle import BINARY, PUT, UINT8, UINT32, Bundle
+from pillion.bundle import BINARY, PUT, SPACE, UINT8, UINT32, Bundle
 from pillion.cells import AGGREGATING, BROADCAST, LIST, MAP, REDUCING, VALUE, CellSpec
 from pillion.errors import PillionError
 from pillion.stateful import collections, handles
@@ -95,7 +95,7 @@ class Cell:
     def wanted(self, addresses: Sequence[tuple[int, bytes | None]]) -> tuple[str, Column, Column]:
         """What to ask of `Bundle.fetch`."""
         keys = Column.from_pylist([key for key, _ in addresses], UINT32)
-        return self.spec.name, keys, Column.from_pylist([space for _, space in addresses], BINARY)
+        return self.spec.name, keys, Column.from_pylist([space or b"" for _, space in addresses], SPACE)
 
     def decode(self, column: Column) -> list[Any]:
         """The values as the handles take them."""

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pillion._native import Batch, Column, Type
-from pillion.bundle import BINARY, EVENT, INT64, MAX_TIME, MIN_TIME, PROCESSING, TEXT, UINT32, Bundle, Effects
+from pillion.bundle import EVENT, INT64, MAX_TIME, MIN_TIME, PROCESSING, TIMER_FIELDS, UINT32, Bundle, Effects
 from pillion.convert_rows import from_values, to_values
 from pillion.errors import PillionError
 from pillion.functions import OutputTag
@@ -211,8 +211,8 @@ class Harness:
     def _fire(self, domain: str, until: int) -> None:
         while fired := self.timer_model.due(domain, until, self._timers_per_bundle):
             index, keys = _distinct([one[0] for one in fired])
-            fields = zip(*((at, *one[1:]) for at, one in zip(index, fired)))
-            kinds = [("key", UINT32), ("domain", TEXT), ("name", TEXT), ("namespace", BINARY), ("timestamp", INT64)]
+            fields = zip(*((at, *one[1:3], one[3] or b"", one[4]) for at, one in zip(index, fired)))
+            kinds = TIMER_FIELDS[:5]
             columns = [Column.from_pylist(list(values), kind, name) for values, (name, kind) in zip(fields, kinds)]
             bundle = Bundle(timers=Batch.from_columns(columns, [name for name, _ in kinds], len(fired)))
             spaced = [(one[0], one[3]) for one in fired]
@@ -244,7 +244,7 @@ class Harness:
             for name, positions, spaces in wanted:
                 broadcast = self.cells[name].kind == "broadcast"
                 at = [() if broadcast else keys[one] for one in positions.to_pylist()]
-                found.append(self.cells[name].column(zip(at, spaces.to_pylist()), now))
+                found.append(self.cells[name].column(zip(at, (one or None for one in spaces.to_pylist())), now))
             return found
 
         bundle.fetch = fetch
