@@ -100,9 +100,9 @@ class Cell:
     def decode(self, column: Column) -> list[Any]:
         """The values as the handles take them."""
         if self.spec.kind == LIST:
-            lists = Codec(self.spec.name, column.type, False).decode(column)
-            load = self.codec.items
-            return [[load(one) for one in value] if value else value for value in lists] if self.spec.pickled else lists
+            ends, elements = column.flatten()
+            values = self.codec.decode(elements)
+            return [values[start:end] or None for start, end in zip((0, *ends), ends)]
         if self.key_codec is not None:
             load_key, load = self.key_codec.items, self.codec.items
             maps = Codec(self.spec.name, column.type, False).decode(column)
