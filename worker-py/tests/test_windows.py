@@ -353,4 +353,6 @@ def test_described(harness: Any) -> None:
     assert prepared.side_outputs == [("late", prepared.side_outputs[0][1])]
     assert [name for name, _ in prepared.side_outputs[0][1]] == ["user", "amount"]
     assert prepared.functions[0]["name"] == "of_total"
+    assert prepared.functions[0]["side_outputs"] == prepared.side_outputs
+    assert harness.describe(function)["side_outputs"] == [("late", [])]
     assert ListState("bigint").kind == "list"

@@ -18,6 +18,7 @@ from pillion.stateful.declare import StatefulFunction
 from pillion.stateful.outputs import ROW, Fields, Output, Outputs
 from pillion.stateful.rows import RowEngine
 from pillion.stateful.store import Store
+from pillion.types import to_type
 
 
 class Engine(Protocol):
@@ -69,7 +70,7 @@ class PreparedProcess:
         self.side_outputs: list[tuple[str, Fields]] = [(tag.tag_id, one.fields) for tag, one in sides]
         self.cells = cells_of(self.store)
         self.timers = list(function.timers)
-        self.functions = [describe(label, function, main, self.store)]
+        self.functions = [describe(label, function, main, self.store, sides)]
 
     def call(self, bundle: Bundle) -> Effects:
         """Run the function on a bundle. If it raises, nothing of the bundle has happened."""
@@ -177,19 +178,29 @@ def _check_plan(function: StatefulFunction, label: str, inputs: Sequence[Output]
         )
 
 
-def describe(label: str, function: StatefulFunction, output: Output | None, store: Store | None) -> dict[str, Any]:
-    """The description that travels to the host (`FunctionDescription` in `proto/pillion/v1/function.proto`)."""
+def describe(
+    label: str,
+    function: StatefulFunction,
+    output: Output | None,
+    store: Store | None,
+    sides: list[tuple[OutputTag, Output]] | None = None,
+) -> dict[str, Any]:
+    """The description that travels to the host (`FunctionDescription` in `proto/pillion/v1/function.proto`). Before the
+    input is known some cells and columns are not.
+    """
     fields: list[tuple[str, Type]] = [] if output is None else output.fields
+    if sides is None:
+        sides = [(tag, _side(function, tag, one, Output([], ROW))) for tag, one in function.side_outputs]
     return {
         "name": label,
         "kind": "process",
         "func_type": function.func_type,
         "parameters": [],
         "result_schema": schema_to_ipc(fields) if fields else b"",
-        "result_type": f"row<{', '.join(f'{name} {kind}' for name, kind in fields)}>" if fields else "",
+        "result_type": str(to_type(dict(fields))) if fields else "",
         "deterministic": function.deterministic,
         "doc": function.__doc__ or "",
         "cells": [] if store is None else cells_of(store),
         "timers": list(function.timers),
-        "side_outputs": [(tag.tag_id, one.fields) for tag, one in function.side_outputs],
+        "side_outputs": [(tag.tag_id, one.fields) for tag, one in sides],
     }
