@@ -5,6 +5,7 @@ PyFlink's own examples on both sides.
 from __future__ import annotations
 
 import pickle
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from pillion.pyflink.common.typeinfo import RowTypeInfo
 from pillion.pyflink.common.watermark_strategy import TimestampAssigner
 from pillion.pyflink.datastream import (
     AggregateFunction,
+    AllWindowFunction,
     CoMapFunction,
+    CountWindow,
     FlatMapFunction,
     KeyedBroadcastProcessFunction,
     KeyedCoProcessFunction,
@@ -25,11 +28,14 @@ from pillion.pyflink.datastream import (
     KeySelector,
     MapFunction,
     OutputTag,
+    ProcessAllWindowFunction,
     ProcessFunction,
     ProcessWindowFunction,
     RuntimeContext,
     StreamExecutionEnvironment,
     TimeWindow,
+    Trigger,
+    WindowAssigner,
     WindowFunction,
 )
 from pillion.pyflink.datastream.connectors.file_system import FileSink, OutputFileConfig, RollingPolicy
@@ -43,8 +49,10 @@ from pillion.pyflink.datastream.state import (
 )
 from pillion.pyflink.datastream.window import (
     CountTrigger,
+    CountWindowSerializer,
     EventTimeSessionWindows,
     GlobalWindows,
+    TimeWindowSerializer,
     TumblingEventTimeWindows,
 )
 
@@ -208,6 +216,47 @@ def test_windows(env: Any) -> None:
     assert collected(whole.side_output_late_data(LATE).process(CountAll())) == [(0, 0, 1000, 5)]
     chained = tumbling.process(CountAll(), output).key_by(0).window(TumblingEventTimeWindows.of(Duration.of_seconds(1)))
     assert collected(chained.process(CountAll())) == [("a", 0, 1000, 2), ("b", 0, 1000, 2)]
+
+
+def test_all_windows_and_own_parts(env: Any) -> None:
+    class Whole(ProcessAllWindowFunction[tuple, int, TimeWindow]):
+        def process(self, context: ProcessAllWindowFunction.Context[TimeWindow], elements):
+            yield context.window().end, sum(one[1] for one in elements)
+
+    class Size(AllWindowFunction[tuple, int, TimeWindow]):
+        def apply(self, window, inputs):
+            return [len(inputs)]
+
+    class Thirds(WindowAssigner[tuple, CountWindow]):
+        """An assigner of one's own, that keeps a map."""
+
+        def __init__(self) -> None:
+            self.seen = MapStateDescriptor("seen", Types.LONG(), Types.LONG())
+
+        def assign_windows(self, element, timestamp, context):
+            seen = context.get_runtime_context().get_map_state(self.seen)
+            seen.put(element[1], timestamp)
+            return [CountWindow((len(seen.keys()) - 1) // 3)]
+
+        def get_default_trigger(self, env) -> Trigger[tuple, CountWindow]:
+            return CountTrigger.of(3)
+
+        def get_window_serializer(self):
+            return CountWindowSerializer()
+
+        def is_event_time(self) -> bool:
+            return False
+
+    stream = env.from_collection(DATA, PAIR).assign_timestamps_and_watermarks(STRATEGY)
+    tumbling = stream.window_all(TumblingEventTimeWindows.of(Time.milliseconds(4)))
+    assert collected(tumbling.process(Whole())) == [(4, 6), (8, 9)]
+    assert collected(tumbling.apply(Size())) == [2, 3]
+    assert collected(stream.window_all(Thirds()).apply(Size())) == [3]
+    for serializer, window in ((CountWindowSerializer(), CountWindow(7)), (TimeWindowSerializer(), TimeWindow(-1, 5))):
+        stream = BytesIO()
+        serializer.serialize(window, stream)
+        stream.seek(0)
+        assert serializer.deserialize(stream) == window
 
 
 class SumOne(WindowFunction):

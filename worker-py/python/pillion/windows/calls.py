@@ -7,6 +7,7 @@ from typing import Any
 
 from pillion.cells import LIST
 from pillion.errors import PillionError
+from pillion.functions import AllWindowFunction, ProcessAllWindowFunction
 from pillion.stateful.context import Context
 from pillion.stateful.forms import form_of
 from pillion.stateful.outputs import ROW, Output, Outputs
@@ -122,6 +123,10 @@ class WindowCalls:
         results: Iterable[Any] | None
         if function is None:
             results = values
+        elif isinstance(function, ProcessAllWindowFunction):
+            results = function.process(context, values)  # type: ignore[attr-defined]
+        elif isinstance(function, AllWindowFunction):
+            results = function.apply(window, values)  # type: ignore[attr-defined]
         elif hasattr(function, "process"):
             results = function.process(context.key, context, values)
         elif hasattr(function, "apply"):

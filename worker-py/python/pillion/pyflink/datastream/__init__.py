@@ -4,6 +4,7 @@ from pillion.pyflink.datastream.connected import BroadcastStream, ConnectedStrea
 from pillion.pyflink.datastream.data_stream import DataStream, KeyedStream, WindowedStream
 from pillion.pyflink.datastream.functions import (
     AggregateFunction,
+    AllWindowFunction,
     BroadcastProcessFunction,
     CoFlatMapFunction,
     CoMapFunction,
@@ -15,6 +16,7 @@ from pillion.pyflink.datastream.functions import (
     KeyedProcessFunction,
     KeySelector,
     MapFunction,
+    ProcessAllWindowFunction,
     ProcessFunction,
     ProcessWindowFunction,
     ReduceFunction,
@@ -38,6 +40,7 @@ from pillion.pyflink.datastream.window import (
 
 __all__ = [
     "AggregateFunction",
+    "AllWindowFunction",
     "BroadcastProcessFunction",
     "BroadcastStream",
     "CoFlatMapFunction",
@@ -57,6 +60,7 @@ __all__ = [
     "MapFunction",
     "MergingWindowAssigner",
     "OutputTag",
+    "ProcessAllWindowFunction",
     "ProcessFunction",
     "ProcessWindowFunction",
     "ReduceFunction",

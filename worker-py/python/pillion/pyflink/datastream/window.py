@@ -1,5 +1,7 @@
 """Windows, triggers, and this package's evictors."""
 
+from typing import BinaryIO
+
 from pillion.windows import (
     ContinuousEventTimeTrigger,
     ContinuousProcessingTimeTrigger,
@@ -32,6 +34,38 @@ from pillion.windows import (
     Window,
     WindowAssigner,
 )
+from pillion.windows.kinds import decode
+
+
+class _WindowSerializer:
+    """Windows as bytes, as they are namespaces of state; asked for by nobody but user code."""
+
+    size = 16
+
+    def serialize(self, element: Window, stream: BinaryIO) -> None:
+        """Write a window."""
+        stream.write(element.encode())
+
+    def deserialize(self, stream: BinaryIO) -> Window:
+        """Read a window."""
+        return decode(stream.read(self.size))
+
+
+class TimeWindowSerializer(_WindowSerializer):
+    """Of :class:`TimeWindow`."""
+
+
+class CountWindowSerializer(_WindowSerializer):
+    """Of :class:`CountWindow`."""
+
+    size = 8
+
+
+class GlobalWindowSerializer(_WindowSerializer):
+    """Of :class:`GlobalWindow`."""
+
+    size = 1
+
 
 __all__ = [
     "ContinuousEventTimeTrigger",
@@ -41,12 +75,14 @@ __all__ = [
     "CountTrigger",
     "CountTumblingWindowAssigner",
     "CountWindow",
+    "CountWindowSerializer",
     "DynamicEventTimeSessionWindows",
     "DynamicProcessingTimeSessionWindows",
     "EventTimeSessionWindows",
     "EventTimeTrigger",
     "Evictor",
     "GlobalWindow",
+    "GlobalWindowSerializer",
     "GlobalWindows",
     "MergingWindowAssigner",
     "NeverTrigger",
@@ -58,6 +94,7 @@ __all__ = [
     "SlidingProcessingTimeWindows",
     "TimeEvictor",
     "TimeWindow",
+    "TimeWindowSerializer",
     "Trigger",
     "TriggerResult",
     "TumblingEventTimeWindows",
