@@ -84,10 +84,6 @@ class Codec:
         except (PillionError, TypeError) as exc:
             raise self._error(value, str(exc)) from None
 
-    def items(self, value: Any) -> Any:
-        """An element that was decoded as part of a list or map, read from its pickle if it is one."""
-        return self._load(value) if self.pickled and value is not None else value
-
     def _load(self, data: bytes) -> Any:
         try:
             return pickle.loads(data)

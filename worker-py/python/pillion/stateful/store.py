@@ -104,9 +104,10 @@ class Cell:
             values = self.codec.decode(elements)
             return [values[start:end] or None for start, end in zip((0, *ends), ends)]
         if self.key_codec is not None:
-            load_key, load = self.key_codec.items, self.codec.items
-            maps = Codec(self.spec.name, column.type, False).decode(column)
-            return [None if one is None else {load_key(key): load(value) for key, value in one} for one in maps]
+            ends, entries = column.flatten()
+            fields = Batch.from_arrow(entries).columns
+            pairs = list(zip(self.key_codec.decode(fields[0]), self.codec.decode(fields[1])))
+            return [dict(pairs[start:end]) or None for start, end in zip((0, *ends), ends)]
         return self.codec.decode(column)
 
     def writes(self, key_name: Any) -> list[tuple[str, Batch]]:
