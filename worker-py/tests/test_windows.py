@@ -300,6 +300,7 @@ def test_arrow() -> None:
         lambda: w.window(w.GlobalWindows(), reduce=max, aggregate=Total, output=OUTPUT),
         lambda: w.window(w.GlobalWindows(), process=Sum, func_type="pandas", output=OUTPUT),
         lambda: w.window(w.GlobalWindows(), process=sums, func_type="numpy", output=OUTPUT),
+        lambda: w.window(w.GlobalWindows(), process=sums, reduce=max, func_type="arrow", output=OUTPUT),
         lambda: Harness(w.window(w.GlobalWindows(), process=sums), input=INPUT, key="user"),
     ],
 )

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from pillion.cells import LIST
-from pillion.errors import PillionError
 from pillion.functions import AllWindowFunction, ProcessAllWindowFunction
 from pillion.stateful.context import Context
 from pillion.stateful.forms import form_of
@@ -69,10 +68,7 @@ class WindowCalls:
         if form is None or not waiting:
             return
         elements = [one for _, _, values in waiting for one in values]
-        if self._operation.reduce is None and self._operation.aggregate is None:
-            batch = self._element.batch(self._label, elements, "window")
-        else:
-            raise PillionError("declaration_invalid", f"`{self._label}` cannot both aggregate and be vectorized")
+        batch = self._element.batch(self._label, elements, "window")
         start = 0
         for address, window, values in waiting:
             frame = form.batch(batch.slice(start, len(values)))
