@@ -2,9 +2,11 @@
 
 use std::sync::{Arc, OnceLock};
 
-use arrow_array::{Array, ArrayRef};
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, ArrayRef, Int32Array, ListArray};
 use arrow_buffer::Buffer;
-use arrow_schema::{DataType, Field, FieldRef};
+use arrow_schema::{ArrowError, DataType, Field, FieldRef};
+use arrow_select::take::{TakeOptions, take};
 use pyo3::exceptions::{PyAttributeError, PyIndexError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyDict, PyList};
@@ -181,6 +183,27 @@ impl Column {
         }
     }
 
+    /// The values at these positions, a `uint32` column, copied. Raises `IndexError` outside the column.
+    fn take(&self, positions: &Bound<'_, Self>) -> PyResult<Self> {
+        let options = TakeOptions { check_bounds: true };
+        let taken = take(&self.array, positions.get().array(), Some(options));
+        let array = taken.map_err(|error| PyIndexError::new_err(error.to_string()))?;
+        Ok(Self::new(array, self.field.clone()))
+    }
+
+    /// Where the list of each row ends among the elements of all, and these elements. A null has none.
+    ///
+    /// Raises `TypeError` if it is no column of lists.
+    fn flatten(&self) -> PyResult<(Vec<i32>, Self)> {
+        let Some(lists) = self.array.as_list_opt::<i32>() else {
+            let kind = text::text(self.field.data_type(), true);
+            return Err(PyTypeError::new_err(format!("a column of `{kind}` has no lists")));
+        };
+        let (ends, elements) = flat(lists).map_err(|error| PyTypeError::new_err(error.to_string()))?;
+        let item = Field::new("item", elements.data_type().clone(), true);
+        Ok((ends, Self::new(elements, Arc::new(item))))
+    }
+
     /// The same column under another name.
     fn with_name(&self, name: &str) -> Self {
         Self::new(self.array.clone(), Arc::new(self.field.as_ref().clone().with_name(name)))
@@ -199,4 +222,27 @@ impl Column {
         let data_type: &DataType = self.field.data_type();
         format!("NumPy has no dtype for `{}`", text::text(data_type, true))
     }
+}
+
+/// Ends and elements of lists, without what may lie behind nulls.
+fn flat(lists: &ListArray) -> Result<(Vec<i32>, ArrayRef), ArrowError> {
+    let offsets = lists.value_offsets();
+    let (first, last) = (offsets.first().copied().unwrap_or(0), offsets.last().copied().unwrap_or(0));
+    let length = |row: usize| if lists.is_valid(row) { lists.value_length(row) } else { 0 };
+    let ends = (0..lists.len()).scan(0, |end, row| {
+        *end += length(row);
+        Some(*end)
+    });
+    let ends: Vec<i32> = ends.collect();
+    let elements = lists.values().slice(usize_of(first), usize_of(last - first));
+    if ends.last().copied().unwrap_or(0) == last - first {
+        return Ok((ends, elements));
+    }
+    let kept = (0..lists.len()).flat_map(|row| (0..length(row)).map(move |at| offsets[row] - first + at));
+    Ok((ends, take(&elements, &Int32Array::from_iter_values(kept), None)?))
+}
+
+/// An offset, which is never negative.
+fn usize_of(offset: i32) -> usize {
+    usize::try_from(offset).unwrap_or(0)
 }

@@ -14,9 +14,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "python"))
 
-from pillion import KeyedProcessFunction, ValueState, VectorizedProcessFunction
+from pillion import AggregateFunction, KeyedProcessFunction, ValueState, VectorizedProcessFunction, windows
 from pillion._native import Batch, Column, Type
-from pillion.bundle import BINARY, INT64, TEXT, UINT32, Bundle
+from pillion.bundle import INT64, SPACE, TEXT, UINT32, Bundle
 from pillion.loading import LoadedFunction
 from pillion.stateful.declare import StatefulFunction
 from pillion.stateful.prepare import PreparedProcess
@@ -107,6 +107,29 @@ class VectorizedWake(Vectorized):
         ctx.set_timers(np.asarray(ctx.timestamps) + 1000, keys=ctx.key_index)
 
 
+class Mean(AggregateFunction):
+    """A mean, by row."""
+
+    accumulator = "row<total bigint, n bigint>"
+
+    def create_accumulator(self) -> Any:
+        """Nothing yet."""
+        return 0, 0
+
+    def add(self, value: Any, accumulator: Any) -> Any:
+        """One more."""
+        return accumulator[0] + value[1], accumulator[1] + 1
+
+    def get_result(self, accumulator: Any) -> Any:
+        """The mean."""
+        return accumulator[0] / accumulator[1]
+
+
+def windows_of(size: int, slide: int, **how: Any) -> Any:
+    """Sliding windows, from rows that are a millisecond apart."""
+    return windows.window(windows.SlidingEventTimeWindows.of(size, slide), output={"mean": "double"}, **how)
+
+
 def rows_bundle(rows: int, keys: int) -> Bundle:
     """Rows in random order of their keys."""
     index = [(i * 7919) % keys for i in range(rows)]
@@ -128,7 +151,7 @@ def timers_bundle(timers: int) -> Bundle:
         Column.from_pylist(list(range(timers)), UINT32),
         Column.from_pylist(["event"] * timers, TEXT),
         Column.from_pylist([""] * timers, TEXT),
-        Column.from_pylist([None] * timers, BINARY),
+        Column.from_pylist([b""] * timers, SPACE),
         Column.from_pylist(list(range(timers)), INT64),
     ]
     return Bundle(
@@ -141,7 +164,10 @@ def timers_bundle(timers: int) -> Bundle:
 
 def measure(name: str, function: Any, bundle: Bundle, size: int, seconds: float) -> None:
     """Print the best rate of several calls."""
-    declared = StatefulFunction(function)
+    declared = function if isinstance(function, StatefulFunction) else StatefulFunction(function)
+    bundle.fetch = lambda wanted: [
+        Column.from_pylist([None] * len(keys), prepared.store.cells[cell].codec.type) for cell, keys, _ in wanted
+    ]
     prepared = PreparedProcess(LoadedFunction(name, declared), [FIELDS], FIELDS[:1])
     prepared.call(bundle)
     best, until = 0.0, perf_counter() + seconds
@@ -163,6 +189,11 @@ def main() -> None:
     measure("value cell, by row", Sum, rows, options.rows, options.seconds)
     measure("timers set, by row", Wake, rows, options.rows, options.seconds)
     measure("timers fired, by row", Wake, timers, options.rows, options.seconds)
+    span = options.rows
+    for name, slide in (("tumbling", span), ("sliding, 10 each", span // 10)):
+        kept = windows_of(span, slide, process=lambda key, context, elements: [])
+        measure(f"{name}, rows kept", kept, rows, options.rows, options.seconds)
+        measure(f"{name}, aggregated", windows_of(span, slide, aggregate=Mean), rows, options.rows, options.seconds)
     for form in ("numpy", "pandas", "arrow"):
         if find_spec("numpy") and find_spec("pyarrow" if form == "arrow" else form):
             measure(f"value cell, {form}", Vectorized(form), rows, options.rows, options.seconds)

@@ -23,6 +23,7 @@ from pillion import (
     ValueStateDescriptor,
     process,
 )
+from pillion._runtime import Runtime
 from pillion.testing import Harness
 
 LATE = OutputTag("late", {"user": "string"})
@@ -249,6 +250,7 @@ def test_runtime(harness: Any) -> None:
     two = {**plan, "calls": plan["calls"] * 2}
     assert harness.error(harness.runtime.prepare, two)["code"] == "plan_invalid"
     assert harness.error(harness.runtime.prepare, {**plan, "keys": []})["code"] == "plan_invalid"
+    assert harness.error(harness.runtime.prepare, {**plan, "on_error": 2})["code"] == "plan_invalid"
 
 
 def test_a_result_type_of_the_plan(harness: Any) -> None:
@@ -273,3 +275,19 @@ def test_functions_of_threads_are_their_own() -> None:
     Harness(copied, input=INPUT, key="user").push(("a", 1))
     assert copied.target is not declared.target
     assert "Sum" in repr(copied)
+
+
+def test_functions_that_threads_cannot_have(harness: Any) -> None:
+    import threading
+
+    class Locked(Sum):
+        def __init__(self) -> None:
+            self.lock = threading.Lock()
+
+    runtimes = [Runtime(allow_pickled_functions=False, worker=name) for name in ("one", "two")]
+    for function in (Locked(), process(Locked())):
+        record = harness.error(runtimes[0].describe, reference(function))
+        assert (record["code"], "cannot be copied" in record["message"]) == ("declaration_invalid", True)
+    shared = reference(process(Sum()))
+    first, second = (runtime._loader.load(shared).declared for runtime in runtimes)
+    assert first is not second

@@ -300,6 +300,7 @@ def test_arrow() -> None:
         lambda: w.window(w.GlobalWindows(), reduce=max, aggregate=Total, output=OUTPUT),
         lambda: w.window(w.GlobalWindows(), process=Sum, func_type="pandas", output=OUTPUT),
         lambda: w.window(w.GlobalWindows(), process=sums, func_type="numpy", output=OUTPUT),
+        lambda: w.window(w.GlobalWindows(), process=sums, reduce=max, func_type="arrow", output=OUTPUT),
         lambda: Harness(w.window(w.GlobalWindows(), process=sums), input=INPUT, key="user"),
     ],
 )
@@ -353,4 +354,6 @@ def test_described(harness: Any) -> None:
     assert prepared.side_outputs == [("late", prepared.side_outputs[0][1])]
     assert [name for name, _ in prepared.side_outputs[0][1]] == ["user", "amount"]
     assert prepared.functions[0]["name"] == "of_total"
+    assert prepared.functions[0]["side_outputs"] == prepared.side_outputs
+    assert harness.describe(function)["side_outputs"] == [("late", [])]
     assert ListState("bigint").kind == "list"

@@ -108,6 +108,9 @@ class Runtime:
         if len(calls) != 1:
             message = f"`{loaded.label}` is a stateful function, which must be the only call of its plan"
             raise PillionError("plan_invalid", message, function=loaded.label)
+        if plan.get("on_error") == 2:
+            message = f"`{loaded.label}` is a stateful function, of which a failing row cannot become null"
+            raise PillionError("plan_invalid", message, hint="use `on_error = fail`", function=loaded.label)
         return PreparedProcess(
             loaded,
             plan.get("inputs") or [plan["input"]],

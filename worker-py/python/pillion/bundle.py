@@ -30,12 +30,14 @@ UINT8 = Type.parse("uint8").with_nullable(False)
 INT64 = Type.parse("bigint").with_nullable(False)
 TEXT = Type.parse("string").with_nullable(False)
 BINARY = Type.parse("bytes")
+SPACE = BINARY.with_nullable(False)
+"""Of namespaces of timers and fetches, where the empty one is no bytes; in writes it is null, too."""
 
 TIMER_FIELDS = [
     ("key", UINT32),
     ("domain", TEXT),
     ("name", TEXT),
-    ("namespace", BINARY),
+    ("namespace", SPACE),
     ("timestamp", INT64),
     ("op", UINT8),
 ]
@@ -103,6 +105,7 @@ def timers_batch(operations: dict[tuple[int, str, str, bytes | None, int], int])
     if not operations:
         return None
     keys, domains, names, namespaces, timestamps = zip(*operations)
-    values: list[Sequence[object]] = [keys, domains, names, namespaces, timestamps, list(operations.values())]
+    spaces = [space or b"" for space in namespaces]
+    values: list[Sequence[object]] = [keys, domains, names, spaces, timestamps, list(operations.values())]
     columns = [Column.from_pylist(list(one), kind) for one, (_, kind) in zip(values, TIMER_FIELDS)]
     return Batch.from_columns(columns, [name for name, _ in TIMER_FIELDS], len(operations))

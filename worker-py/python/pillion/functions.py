@@ -194,6 +194,20 @@ class ProcessWindowFunction(Function, Generic[A, B, C, D]):
         """Called when the window is dropped."""
 
 
+class AllWindowFunction(Function, Generic[A, B, C]):
+    """`apply(window, inputs)`: a WindowFunction that does not care for the key."""
+
+
+class ProcessAllWindowFunction(Function, Generic[A, B, C]):
+    """`process(context, elements)`: a ProcessWindowFunction that does not care for the key."""
+
+    class Context(Generic[W]):
+        """As that of a ProcessWindowFunction."""
+
+    def clear(self, context: Any) -> None:
+        """Called when the window is dropped."""
+
+
 class VectorizedProcessFunction(Function):
     """`process_batch(batch, ctx)` gets all rows of a bundle with their state as columns; `on_timers(timers, ctx)` all
     timers. Both return a batch or None.

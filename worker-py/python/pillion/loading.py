@@ -104,7 +104,7 @@ class Loader:
     def _add(self, key: tuple[str, ...], label: str, module: ModuleType, name: str) -> LoadedFunction:
         found = _attribute(module, name, label)
         if self._worker and key[0] == "module":
-            found = _own(found)
+            found = _own(found, label)
         return self._keep(key, label, found)
 
     def _keep(self, key: tuple[str, ...], label: str, target: Any) -> LoadedFunction:
@@ -134,12 +134,21 @@ class Loader:
         return self._keep(key, label, target)
 
 
-def _own(found: Any) -> Any:
-    """A copy of an object with state; the object itself if it cannot be copied, or has none."""
+def _own(found: Any, label: str) -> Any:
+    """A copy of an object with state; the object itself if it cannot be copied, or has none. Raises
+    `declaration_invalid` for a stateful function that cannot be copied: its cells show one worker's bundle at a time.
+    """
     try:
         return found.copy() if isinstance(found, (UserDefinedFunction, StatefulFunction)) else copy.deepcopy(found)
-    except Exception:  # noqa: BLE001 - user code decides what copying does
-        return found
+    except Exception as exc:  # noqa: BLE001 - user code decides what copying does
+        if not isinstance(found, StatefulFunction) and not getattr(found, "pillion_stateful", ""):
+            return found
+        raise PillionError(
+            "declaration_invalid",
+            f"`{label}` cannot be copied for each thread: {summary(exc)}",
+            hint="make in `open` what cannot be copied, or run the function in process mode",
+            function=label,
+        ) from None
 
 
 def _declared(found: Any, label: str) -> UserDefinedFunction | StatefulFunction:

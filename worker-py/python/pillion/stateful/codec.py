@@ -6,9 +6,10 @@ import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pillion._native import Column, Type
+from pillion._native import Batch, Column, Type
 from pillion.convert_rows import from_values, reader, to_values, writer
 from pillion.errors import PillionError, safe_repr, summary
+from pillion.row import make_rows, row_class
 
 Check = Callable[[Any], Any]
 
@@ -40,6 +41,9 @@ class Codec:
 
     def decode(self, column: Column) -> list[Any]:
         """The values; None for null."""
+        if column.type.kind == "struct" and not column.null_count:
+            rows = Batch.from_arrow(column)  # field by field: a row need not be a dict first
+            return list(make_rows(tuple(rows.names), [to_values(self.cell, one) for one in rows.columns]))
         values = to_values(self.cell, column)
         return [None if one is None else self._load(one) for one in values] if self.pickled else values
 
@@ -48,9 +52,20 @@ class Codec:
         if self.pickled:
             return Column.from_pylist([None if one is None else self._dump(one) for one in values], self.type)
         try:
-            return from_values(self.cell, values, self.type)
+            return self._fields(values) or from_values(self.cell, values, self.type)
         except PillionError as exc:
             raise self._wrong(values, where) or exc from None
+
+    def _fields(self, values: list[Any]) -> Column | None:
+        """Rows by their fields, where all are tuples or rows of this type; None where not: then each is looked at."""
+        fields = self.type.children if self.type.kind == "struct" else []
+        if not fields or not values:
+            return None
+        own = row_class(tuple(name for name, _ in fields))
+        if not set(map(type, values)) <= {tuple, own} or set(map(len, values)) != {len(fields)}:
+            return None
+        columns = [from_values(self.cell, list(one), kind) for one, (_, kind) in zip(zip(*values), fields)]
+        return Column.from_arrow(Batch.from_columns(columns, [name for name, _ in fields], len(values)), self.type)
 
     def check(self, value: Any) -> Any:
         """`value` as it would come back from the store, so that it makes no difference whether it was there: a copy,
@@ -68,10 +83,6 @@ class Codec:
             return to_values(self.cell, from_values(self.cell, [value], self.type))[0]
         except (PillionError, TypeError) as exc:
             raise self._error(value, str(exc)) from None
-
-    def items(self, value: Any) -> Any:
-        """An element that was decoded as part of a list or map, read from its pickle if it is one."""
-        return self._load(value) if self.pickled and value is not None else value
 
     def _load(self, data: bytes) -> Any:
         try:

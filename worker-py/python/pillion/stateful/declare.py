@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pillion.cells import Declaration, MapStateDescriptor, StateDescriptor
+from pillion.cells import Declaration, StateDescriptor
 from pillion.context import FunctionContext
 from pillion.errors import PillionError
 from pillion.functions import KeyedProcessFunction, OutputTag, VectorizedProcessFunction, declared_cells
@@ -201,7 +201,7 @@ def descriptors_of(target: object) -> list[StateDescriptor]:
     """The descriptors that an object keeps as attributes, and those that its parts keep."""
     found: list[StateDescriptor] = []
     for value in vars(target).values() if hasattr(target, "__dict__") else ():
-        if isinstance(value, StateDescriptor) and not isinstance(value, MapStateDescriptor):
+        if isinstance(value, StateDescriptor):
             found.append(value)
         elif hasattr(value, "on_element"):  # a trigger within a trigger
             found += descriptors_of(value)

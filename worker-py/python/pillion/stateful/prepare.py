@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from pillion._native import Batch, Type, schema_to_ipc
 from pillion.bundle import Bundle, Effects, timers_batch
+from pillion.convert_rows import to_values
 from pillion.errors import PillionError
 from pillion.functions import OutputTag
 from pillion.loading import LoadedFunction
@@ -17,6 +18,7 @@ from pillion.stateful.declare import StatefulFunction
 from pillion.stateful.outputs import ROW, Fields, Output, Outputs
 from pillion.stateful.rows import RowEngine
 from pillion.stateful.store import Store
+from pillion.types import to_type
 
 
 class Engine(Protocol):
@@ -68,7 +70,7 @@ class PreparedProcess:
         self.side_outputs: list[tuple[str, Fields]] = [(tag.tag_id, one.fields) for tag, one in sides]
         self.cells = cells_of(self.store)
         self.timers = list(function.timers)
-        self.functions = [describe(label, function, main, self.store)]
+        self.functions = [describe(label, function, main, self.store, sides)]
 
     def call(self, bundle: Bundle) -> Effects:
         """Run the function on a bundle. If it raises, nothing of the bundle has happened."""
@@ -126,9 +128,9 @@ class _Keys:
         if self._values is None:
             keys = self._bundle.keys
             if keys.num_columns == 1:
-                self._values = keys.columns[0].to_pylist()
+                self._values = to_values("key", keys.columns[0])
             else:
-                self._values = list(make_rows(tuple(keys.names), [column.to_pylist() for column in keys.columns]))
+                self._values = list(make_rows(tuple(keys.names), [to_values("key", one) for one in keys.columns]))
         return self._values
 
 
@@ -176,19 +178,29 @@ def _check_plan(function: StatefulFunction, label: str, inputs: Sequence[Output]
         )
 
 
-def describe(label: str, function: StatefulFunction, output: Output | None, store: Store | None) -> dict[str, Any]:
-    """The description that travels to the host (`FunctionDescription` in `proto/pillion/v1/function.proto`)."""
+def describe(
+    label: str,
+    function: StatefulFunction,
+    output: Output | None,
+    store: Store | None,
+    sides: list[tuple[OutputTag, Output]] | None = None,
+) -> dict[str, Any]:
+    """The description that travels to the host (`FunctionDescription` in `proto/pillion/v1/function.proto`). Before the
+    input is known some cells and columns are not.
+    """
     fields: list[tuple[str, Type]] = [] if output is None else output.fields
+    if sides is None:
+        sides = [(tag, _side(function, tag, one, Output([], ROW))) for tag, one in function.side_outputs]
     return {
         "name": label,
         "kind": "process",
         "func_type": function.func_type,
         "parameters": [],
         "result_schema": schema_to_ipc(fields) if fields else b"",
-        "result_type": f"row<{', '.join(f'{name} {kind}' for name, kind in fields)}>" if fields else "",
+        "result_type": str(to_type(dict(fields))) if fields else "",
         "deterministic": function.deterministic,
         "doc": function.__doc__ or "",
         "cells": [] if store is None else cells_of(store),
         "timers": list(function.timers),
-        "side_outputs": [(tag.tag_id, one.fields) for tag, one in function.side_outputs],
+        "side_outputs": [(tag.tag_id, one.fields) for tag, one in sides],
     }

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pillion._native import Batch, Column
-from pillion.bundle import BINARY, PUT, UINT8, UINT32, Bundle
+from pillion.bundle import BINARY, PUT, SPACE, UINT8, UINT32, Bundle
 from pillion.cells import AGGREGATING, BROADCAST, LIST, MAP, REDUCING, VALUE, CellSpec
 from pillion.errors import PillionError
 from pillion.stateful import collections, handles
@@ -95,18 +95,19 @@ class Cell:
     def wanted(self, addresses: Sequence[tuple[int, bytes | None]]) -> tuple[str, Column, Column]:
         """What to ask of `Bundle.fetch`."""
         keys = Column.from_pylist([key for key, _ in addresses], UINT32)
-        return self.spec.name, keys, Column.from_pylist([space for _, space in addresses], BINARY)
+        return self.spec.name, keys, Column.from_pylist([space or b"" for _, space in addresses], SPACE)
 
     def decode(self, column: Column) -> list[Any]:
         """The values as the handles take them."""
         if self.spec.kind == LIST:
-            lists = Codec(self.spec.name, column.type, False).decode(column)
-            load = self.codec.items
-            return [[load(one) for one in value] if value else value for value in lists] if self.spec.pickled else lists
+            ends, elements = column.flatten()
+            values = self.codec.decode(elements)
+            return [values[start:end] or None for start, end in zip((0, *ends), ends)]
         if self.key_codec is not None:
-            load_key, load = self.key_codec.items, self.codec.items
-            maps = Codec(self.spec.name, column.type, False).decode(column)
-            return [None if one is None else {load_key(key): load(value) for key, value in one} for one in maps]
+            ends, entries = column.flatten()
+            fields = Batch.from_arrow(entries).columns
+            pairs = list(zip(self.key_codec.decode(fields[0]), self.codec.decode(fields[1])))
+            return [dict(pairs[start:end]) or None for start, end in zip((0, *ends), ends)]
         return self.codec.decode(column)
 
     def writes(self, key_name: Any) -> list[tuple[str, Batch]]:

@@ -7,12 +7,12 @@ from typing import Any
 
 from pillion._native import Batch, Column
 from pillion.bundle import (
-    BINARY,
     DELETE,
     EVENT,
     INT64,
     PROCESSING,
     SET,
+    SPACE,
     TEXT,
     TIMER_FIELDS,
     UINT8,
@@ -166,7 +166,7 @@ class VectorContext:
             keys,
             Column.from_pylist([part[1] for part, n in zip(self._set, rows) for _ in range(n)], TEXT),
             Column.from_pylist([part[2] for part, n in zip(self._set, rows) for _ in range(n)], TEXT),
-            Column.from_pylist([None] * sum(rows), BINARY),
+            Column.from_pylist([b""] * sum(rows), SPACE),
             stamps,
             Column.from_pylist([part[4] for part, n in zip(self._set, rows) for _ in range(n)], UINT8),
         ]

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pillion._native import Batch, Column, Type
-from pillion.bundle import BINARY, EVENT, INT64, MAX_TIME, MIN_TIME, PROCESSING, TEXT, UINT32, Bundle, Effects
+from pillion.bundle import EVENT, INT64, MAX_TIME, MIN_TIME, PROCESSING, TIMER_FIELDS, UINT32, Bundle, Effects
 from pillion.convert_rows import from_values, to_values
 from pillion.errors import PillionError
 from pillion.functions import OutputTag
@@ -64,7 +64,7 @@ class Harness:
     ) -> None:
         declared = function if isinstance(function, StatefulFunction) else StatefulFunction(function)
         self._inputs = [Output.of(one) for one in (input if isinstance(input, list) else [input])]
-        several = isinstance(key, list) and len(key) == len(self._inputs) > 1
+        several = isinstance(key, (list, tuple)) and len(key) == len(self._inputs) > 1
         self._key_of = [_key_reader(key[i] if several else key, one) for i, one in enumerate(self._inputs)]
         self._key_fields = _key_fields(key[0] if several else key, self._inputs[0], key_type)
         label = declared.name
@@ -77,7 +77,7 @@ class Harness:
         self._watermarks = [MIN_TIME] * len(self._inputs)
         self._rows_per_bundle, self._timers_per_bundle = rows_per_bundle, timers_per_bundle
         self._deferred = frozenset(deferred)
-        self._outputs: dict[int, list[Batch]] = {}
+        self._outputs: dict[int, list[tuple[Batch, int | None]]] = {}
         self._declared = declared
         self.effects: list[Effects] = []
         """What each bundle brought about."""
@@ -136,11 +136,21 @@ class Harness:
 
     def output(self) -> list[Any]:
         """The elements of the main output since the last look."""
-        return self._drain(0, Output(self.prepared.output, self.prepared.main.form))
+        return self._drain(0, self.prepared.main)
 
     def output_batches(self) -> list[Batch]:
         """The same as batches."""
-        return self._outputs.pop(0, [])
+        return [batch for batch, _ in self._outputs.pop(0, [])]
+
+    def timestamped_output(self, tag: OutputTag | None = None) -> list[tuple[Any, int | None]]:
+        """The elements of an output with their timestamps: that of the row or timer that they came of. Known where
+        bundles have one row or timer.
+        """
+        position = 0 if tag is None else self.prepared.outputs.position(tag) + 1
+        output = self.prepared.main if tag is None else self.prepared.outputs.sides[position - 1][1]
+        return [
+            (one, stamp) for batch, stamp in self._outputs.pop(position, []) for one in output.read("output", batch)
+        ]
 
     def side_output(self, tag: OutputTag | str) -> list[Any]:
         """The elements of a side output since the last look. Raises `KeyError` for one that is not declared."""
@@ -201,8 +211,8 @@ class Harness:
     def _fire(self, domain: str, until: int) -> None:
         while fired := self.timer_model.due(domain, until, self._timers_per_bundle):
             index, keys = _distinct([one[0] for one in fired])
-            fields = zip(*((at, *one[1:]) for at, one in zip(index, fired)))
-            kinds = [("key", UINT32), ("domain", TEXT), ("name", TEXT), ("namespace", BINARY), ("timestamp", INT64)]
+            fields = zip(*((at, *one[1:3], one[3] or b"", one[4]) for at, one in zip(index, fired)))
+            kinds = TIMER_FIELDS[:5]
             columns = [Column.from_pylist(list(values), kind, name) for values, (name, kind) in zip(fields, kinds)]
             bundle = Bundle(timers=Batch.from_columns(columns, [name for name, _ in kinds], len(fired)))
             spaced = [(one[0], one[3]) for one in fired]
@@ -234,7 +244,7 @@ class Harness:
             for name, positions, spaces in wanted:
                 broadcast = self.cells[name].kind == "broadcast"
                 at = [() if broadcast else keys[one] for one in positions.to_pylist()]
-                found.append(self.cells[name].column(zip(at, spaces.to_pylist()), now))
+                found.append(self.cells[name].column(zip(at, (one or None for one in spaces.to_pylist())), now))
             return found
 
         bundle.fetch = fetch
@@ -244,7 +254,7 @@ class Harness:
         if effects.timers is not None:
             self.timer_model.apply(effects.timers, keys)
         for position, batch in effects.outputs:
-            self._outputs.setdefault(position, []).append(batch)
+            self._outputs.setdefault(position, []).append((batch, _stamp(bundle)))
         self.effects.append(effects)
 
     def _key_batch(self, keys: list[Key]) -> Batch:
@@ -254,7 +264,14 @@ class Harness:
         return Batch.from_columns(columns, [name for name, _ in self._key_fields], len(keys))
 
     def _drain(self, position: int, output: Output) -> list[Any]:
-        return [one for batch in self._outputs.pop(position, []) for one in output.read("output", batch)]
+        return [one for batch, _ in self._outputs.pop(position, []) for one in output.read("output", batch)]
+
+
+def _stamp(bundle: Bundle) -> int | None:
+    """The timestamp of a bundle's only row or timer."""
+    stamps = bundle.timestamps if bundle.timers is None else bundle.timers.columns[4]
+    found: list[int | None] = [] if stamps is None else stamps.to_pylist()
+    return found[0] if len(found) == 1 else None
 
 
 def _key_reader(key: Any, form: Output) -> Callable[[Batch], list[Key]]:

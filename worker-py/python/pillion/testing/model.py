@@ -151,7 +151,7 @@ class TimerModel:
         for key, domain, name, space, timestamp, op in zip(*(column.to_pylist() for column in batch.columns)):
             if domain not in (EVENT, PROCESSING):
                 raise ValueError(f"there is no domain `{domain}`")
-            address = (keys[key], domain, name, space, timestamp)
+            address = (keys[key], domain, name, space or None, timestamp)
             if op == DELETE:
                 self.pending.pop(address, None)
             else:

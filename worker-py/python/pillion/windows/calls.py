@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from pillion.cells import LIST
-from pillion.errors import PillionError
+from pillion.functions import AllWindowFunction, ProcessAllWindowFunction
 from pillion.stateful.context import Context
 from pillion.stateful.forms import form_of
 from pillion.stateful.outputs import ROW, Output, Outputs
@@ -68,10 +68,7 @@ class WindowCalls:
         if form is None or not waiting:
             return
         elements = [one for _, _, values in waiting for one in values]
-        if self._operation.reduce is None and self._operation.aggregate is None:
-            batch = self._element.batch(self._label, elements, "window")
-        else:
-            raise PillionError("declaration_invalid", f"`{self._label}` cannot both aggregate and be vectorized")
+        batch = self._element.batch(self._label, elements, "window")
         start = 0
         for address, window, values in waiting:
             frame = form.batch(batch.slice(start, len(values)))
@@ -122,6 +119,10 @@ class WindowCalls:
         results: Iterable[Any] | None
         if function is None:
             results = values
+        elif isinstance(function, ProcessAllWindowFunction):
+            results = function.process(context, values)  # type: ignore[attr-defined]
+        elif isinstance(function, AllWindowFunction):
+            results = function.apply(window, values)  # type: ignore[attr-defined]
         elif hasattr(function, "process"):
             results = function.process(context.key, context, values)
         elif hasattr(function, "apply"):

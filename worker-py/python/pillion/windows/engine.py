@@ -21,6 +21,7 @@ from pillion.windows.contexts import AssignerContext, TriggerContext
 from pillion.windows.kinds import TimeWindow, Window, decode
 from pillion.windows.merging import MERGING, MergingWindows
 from pillion.windows.operation import WindowOperation
+from pillion.windows.waiting import Waiting
 
 Address = tuple[int, bytes]
 
@@ -63,6 +64,7 @@ class WindowEngine:
         self._assigner_context = AssignerContext(context, store)
         self._trigger_context = TriggerContext(context, store)
         self._calls = WindowCalls(label, operation, context, elements[0], outputs, self._contents)
+        self._waiting = Waiting(operation, context, elements[0], outputs, self._contents)
         self.writes: list[tuple[str, Batch]] = []
         self.timers: Batch | None = None
 
@@ -70,6 +72,7 @@ class WindowEngine:
         """Take the rows, then the timers. The time of assigners and triggers counts as user code."""
         started = perf_counter_ns()
         self._sets: dict[int, MergingWindows] = {}
+        self.writes = []
         if bundle.rows is not None and len(bundle.rows):
             self._rows(bundle, bundle.rows)
         if bundle.timers is not None and len(bundle.timers):
@@ -84,10 +87,17 @@ class WindowEngine:
     def _rows(self, bundle: Bundle, rows: Batch) -> None:
         if bundle.key_index is None:
             raise PillionError("plan_invalid", f"`{self._label}` needs a key: it is a window", function=self._label)
-        values = list(self._element.read(self._label, rows))
         keys = bundle.key_index.to_pylist()
         stamps = [None] * len(keys) if bundle.timestamps is None else bundle.timestamps.to_pylist()
-        index = 0
+        if self._waiting.suits and bundle.timers is None:
+            try:
+                taken = self._waiting.take(bundle, rows, keys, stamps, self._preload)
+            except BaseException as exc:  # noqa: BLE001 - it is the function's
+                _raise(self._label, exc, rows, self._waiting.row)
+            if taken is not None:
+                self.writes = taken
+                return
+        index, values = 0, list(self._element.read(self._label, rows))
         try:
             assigned: list[Iterable[Any]] = []
             for index, (value, key, stamp) in enumerate(zip(values, keys, stamps)):

@@ -1,0 +1,5 @@
+"""`OutputTag`."""
+
+from pillion.functions import OutputTag
+
+__all__ = ["OutputTag"]

@@ -1,0 +1,5 @@
+"""`TimeDomain`."""
+
+from pillion.functions import TimeDomain
+
+__all__ = ["TimeDomain"]

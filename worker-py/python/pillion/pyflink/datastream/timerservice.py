@@ -1,0 +1,5 @@
+"""`TimerService`."""
+
+from pillion.stateful.context import TimerService
+
+__all__ = ["TimerService"]
