@@ -191,6 +191,8 @@ pub struct Limits {
     pub log_line_bytes: u64,
     /// Lines per second taken from one worker's stdout, stderr and `logging`, each; further ones are dropped and counted. Default 1000.
     pub log_lines_per_second: u32,
+    /// Series of user metrics that one session may have: a counter is one, a histogram as many as it has buckets, and 3. Further ones are left out, with a warning. Default 1000.
+    pub metric_series: u32,
 }
 
 impl Default for Limits {
@@ -215,6 +217,7 @@ impl Default for Limits {
             shutdown_grace: Duration::from_secs(5),
             log_line_bytes: 16 << 10,
             log_lines_per_second: 1000,
+            metric_series: pillion_wire::metrics::DEFAULT_SERIES,
         }
     }
 }

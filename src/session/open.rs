@@ -62,6 +62,7 @@ pub async fn open(pool: Arc<Pool>, request: OpenRequest, ids: Ids, environment: 
         session_id: ids.session.clone(),
         session_name: request.name.clone(),
         keyed: keyed_plan,
+        max_metric_series: limits.metric_series,
     });
     pool.keep_plan(ids.plan, behaviour.weight);
     let prepared = load::prepare(&pool, ids.plan, prepare.clone(), limits).await;

@@ -74,6 +74,8 @@ codes! {
     PackageMissing = "package_missing",
     /// Functions sent as pickles are switched off.
     PickleRefused = "pickle_refused",
+    /// A metric of the function has an impossible name, or exists as another kind.
+    MetricInvalid = "metric_invalid",
 
     // State and timers.
     /// The function used a cell that it did not declare before its first bundle.

@@ -80,6 +80,7 @@ class Runtime:
             descriptions=descriptions,
         )
         for loaded, _, _ in calls:
+            loaded.metrics.limit = plan.get("max_metric_series") or loaded.metrics.limit
             loaded.open()
         return prepared
 
