@@ -5,6 +5,7 @@ mod series;
 mod totals;
 mod user;
 
+pub use pillion_wire::metrics::SECONDS;
 pub use series::PREFIX as USER_PREFIX;
 pub use totals::{MetricId, MetricTotal, MetricTotals};
 
@@ -35,7 +36,7 @@ pub const WORKER_STARTS: &str = "pillion_worker_starts_total";
 /// Seconds from the wish for a worker to its readiness, by environment.
 pub const WORKER_START_SECONDS: &str = "pillion_worker_start_seconds";
 /// Deltas of user metrics that were left out because something is wrong with them, or beyond a limit; by function.
-pub const USER_METRICS_REFUSED: &str = "pillion_user_metrics_refused_total";
+pub const USER_METRICS_REFUSED: &str = "pillion_metrics_refused_total";
 /// Threads of functions that hang, or run on although their session was cancelled, in thread mode.
 pub const ABANDONED_THREADS: &str = "pillion_abandoned_threads";
 
@@ -155,3 +156,6 @@ pub(crate) fn workers(environment: &str, idle: usize, all: usize) {
     gauge!(WORKERS, "environment" => environment.to_owned(), "state" => "idle").set(idle as f64);
     gauge!(WORKERS, "environment" => environment.to_owned(), "state" => "busy").set(all.saturating_sub(idle) as f64);
 }
+
+#[cfg(test)]
+mod tests;

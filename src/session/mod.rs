@@ -23,6 +23,7 @@ use crate::{
     error::{Code, Error, Result},
     metrics::{self, BatchMetrics},
     pool::Pool,
+    trace,
 };
 use credit::Amount;
 use pillion_wire::proto;
@@ -128,7 +129,7 @@ impl Session {
             held: Amount::default(),
         };
         let (work, more, cancelled) = (Semaphore::new(0), Notify::new(), Notify::new());
-        let span = tracing::info_span!("session", id, name, traceparent, functions = plan.functions);
+        let span = trace::session(&id, &name, traceparent, &plan.functions);
         if intake.is_none() {
             metrics::session_opened();
         }

@@ -235,6 +235,44 @@ def test_a_plan_knows_the_metrics_of_its_functions(harness: Any) -> None:
     assert plan.metrics[0].function.endswith(counting["name"])
 
 
+class AsInPyFlink(ScalarFunction):
+    """The example of PyFlink's documentation on metrics."""
+
+    def __init__(self) -> None:
+        self.counter: Any = None
+        self.length = 0
+
+    def open(self, function_context: FunctionContext) -> None:
+        group = function_context.get_metric_group()
+        self.counter = (
+            group.add_group("my_metrics").add_group("my_metrics_key", "my_metrics_value").counter("my_counter")
+        )
+        group.gauge("my_gauge", lambda: self.length)
+        self.meter = group.meter("my_meter", time_span_in_seconds=120)
+        self.distribution = group.distribution("my_distribution")
+
+    def eval(self, i: int) -> int:
+        self.counter.inc(i)
+        self.length = i
+        self.meter.mark_event(i)
+        self.distribution.update(i)
+        return i - 1
+
+
+def test_pyflink_s_example(harness: Any) -> None:
+    function = reference(udf(AsInPyFlink(), result_type="bigint"))
+    batch = batch_of({"i": ("bigint", [1, 5])})
+    call = {"function": function, "arguments": [("column", 0)]}
+    plan = harness.runtime.prepare({"calls": [call], "outputs": [("r", ("call", 0))], "input": batch.schema})
+    plan.call(batch)
+    assert gained(plan.metrics[0]) == {
+        "my_metrics.my_counter[my_metrics_key=my_metrics_value]": 6,
+        "my_gauge": 5.0,
+        "my_meter": 6,
+        "my_distribution": (2, 6.0, 1.0, 5.0),
+    }
+
+
 def test_without_a_worker_metrics_just_count() -> None:
     counting = Counting()
     assert udf(counting, result_type="bigint")(1) == 1
