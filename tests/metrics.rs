@@ -63,7 +63,7 @@ impl Functions {
 fn sum<'a>(outputs: impl IntoIterator<Item = &'a Output>) -> BTreeMap<String, MetricTotal> {
     let mut totals = MetricTotals::default();
     outputs.into_iter().for_each(|output| totals.add(&output.metrics));
-    let key = |id: &pillion::metrics::MetricId| [&id.groups[..], &[id.name.clone()]].concat().join(".");
+    let key = |id: &pillion::metrics::MetricId| [&id.groups[..], std::slice::from_ref(&id.name)].concat().join(".");
     totals.iter().map(|(id, total)| (key(id), total.clone())).collect()
 }
 
@@ -126,7 +126,7 @@ fn a_batch_whose_worker_is_killed_counts_once() {
         let functions = Functions::new();
         let batch = |at: usize| {
             let marker = functions.0.path().join(format!("killed-{at}")).to_str().unwrap().to_owned();
-            texts((0..10).map(move |row| if row == 5 && at % 3 == 0 { marker.clone() } else { "row".into() }))
+            texts((0..10).map(move |row| if row == 5 && at.is_multiple_of(3) { marker.clone() } else { "row".into() }))
         };
         let batches: Vec<RecordBatch> = (0..10).map(batch).collect();
         let session = rig.pillion.session(functions.plan("killed_once")).input(batches[0].schema()).open().await.unwrap();

@@ -324,7 +324,7 @@ fn check(config: &Config) -> Result<(), Problem> {
     if let Some(endpoint) = &config.telemetry.otlp_endpoint
         && !endpoint.strip_prefix("http://").is_some_and(|host| !host.is_empty() && !host.contains(char::is_whitespace))
     {
-        let message = format!("`{endpoint}` does not begin with `http://` and a host");
+        let message = format!("`{endpoint}` is no `http` address of a host");
         return problem(
             "telemetry.otlp_endpoint",
             message,
