@@ -75,12 +75,18 @@ pub(crate) struct BatchMetrics {
     /// Of functions with state only.
     state: OnceLock<Histogram>,
     functions: String,
-    user: UserMetrics,
+    /// None for calls.
+    user: Option<UserMetrics>,
 }
 
 impl BatchMetrics {
     /// For a session of these functions, with at most so many series of user metrics.
     pub fn new(function: &str, max_series: u32) -> Self {
+        BatchMetrics { user: Some(UserMetrics::new(function, max_series)), ..BatchMetrics::of_calls(function) }
+    }
+
+    /// For the calls of a keyed session of these functions. Its bundles count when they are applied, not when the function has answered: of calls only what went wrong counts.
+    pub fn of_calls(function: &str) -> Self {
         let label = || function.to_owned();
         let directions = ["in", "out"];
         BatchMetrics {
@@ -92,7 +98,7 @@ impl BatchMetrics {
             stages: ["queue", "wire", "convert", "user"].map(|stage| histogram!(STAGE_SECONDS, "function" => label(), "stage" => stage)),
             state: OnceLock::new(),
             functions: label(),
-            user: UserMetrics::new(function, max_series),
+            user: None,
         }
     }
 
@@ -105,6 +111,14 @@ impl BatchMetrics {
         output: Option<&Batch>,
         deltas: Vec<proto::MetricDelta>,
     ) -> Vec<proto::MetricDelta> {
+        let user = match (&self.user, output) {
+            (Some(user), _) => user,
+            (None, Some(_)) => return deltas,
+            (None, None) => {
+                self.failed.increment(1);
+                return Vec::new();
+            }
+        };
         for (direction, batch) in [Some(input), output].into_iter().enumerate() {
             let Some(batch) = batch else { continue };
             self.rows[direction].increment(batch.rows());
@@ -123,7 +137,7 @@ impl BatchMetrics {
             let state = self.state.get_or_init(|| histogram!(STAGE_SECONDS, "function" => self.functions.clone(), "stage" => "state"));
             state.record(Duration::from_nanos(timing.state_ns));
         }
-        self.user.add(deltas)
+        user.add(deltas)
     }
 
     /// A batch is tried again after its worker was lost.

@@ -23,7 +23,6 @@ use crate::{
     error::{Code, Error, Result},
     metrics::{self, BatchMetrics},
     pool::Pool,
-    trace,
 };
 use credit::Amount;
 use pillion_wire::proto;
@@ -104,7 +103,7 @@ impl Session {
     fn new(
         id: String,
         name: String,
-        traceparent: &str,
+        (span, metrics): (tracing::Span, BatchMetrics),
         plan: SessionPlan,
         behaviour: Behaviour,
         described: Described,
@@ -129,11 +128,9 @@ impl Session {
             held: Amount::default(),
         };
         let (work, more, cancelled) = (Semaphore::new(0), Notify::new(), Notify::new());
-        let span = trace::session(&id, &name, traceparent, &plan.functions);
         if intake.is_none() {
             metrics::session_opened();
         }
-        let metrics = BatchMetrics::new(&plan.functions, behaviour.limits.metric_series);
         let (state, batch_ns, runtime) = (Mutex::new(state), AtomicU64::new(u64::MAX), Handle::current());
         Arc::new(Session { id, name, plan, behaviour, described, pool, intake, state, work, more, cancelled, batch_ns, metrics, span, runtime })
     }

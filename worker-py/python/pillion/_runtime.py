@@ -109,6 +109,7 @@ class Runtime:
         if len(calls) != 1:
             message = f"`{loaded.label}` is a stateful function, which must be the only call of its plan"
             raise PillionError("plan_invalid", message, function=loaded.label)
+        loaded.metrics.limit = plan.get("max_metric_series") or loaded.metrics.limit
         return PreparedProcess(
             loaded,
             plan.get("inputs") or [plan["input"]],
