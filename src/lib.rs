@@ -27,6 +27,7 @@ pub mod server;
 pub mod session;
 pub mod state;
 pub mod timer;
+mod trace;
 pub mod worker;
 
 pub use config::Config;

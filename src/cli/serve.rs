@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::LogArgs;
 use super::failure::Failure;
 use super::signals::Signals;
-use crate::telemetry;
+use crate::telemetry::{self, Otlp};
 
 /// Time for calls to end after the sessions are over.
 const LAST_CALLS: Duration = Duration::from_secs(1);
@@ -87,13 +87,12 @@ pub async fn serve(args: ServeArgs, log: &LogArgs) -> Result<(), Failure> {
     if args.print_config {
         return print(&config.to_toml());
     }
-    telemetry::for_daemon(&config.log)?;
+    let otlp = Otlp::new(&config.telemetry)?;
+    telemetry::for_daemon(&config.log, otlp.as_ref())?;
     for variable in config::unknown_variables() {
         tracing::warn!(variable, "the variable begins like a setting but is none");
     }
-    if let Some(address) = config.metrics.listen {
-        telemetry::export_metrics(address)?;
-    }
+    telemetry::export_metrics(config.metrics.listen, otlp.as_ref())?;
     let mut signals = Signals::catch()?;
     let drain_deadline = config.server.drain_deadline;
 
@@ -124,6 +123,9 @@ pub async fn serve(args: ServeArgs, log: &LogArgs) -> Result<(), Failure> {
         engine.shutdown().await;
         // Status calls and the like; their hosts may hold them for ever.
         let _ = timeout(LAST_CALLS, serving).await;
+        if let Some(otlp) = otlp {
+            otlp.end().await;
+        }
     })
     .await?;
     tracing::info!("stopped");

@@ -14,7 +14,7 @@ use crate::error::{Code, Error};
 use crate::session::MAX_WEIGHT;
 
 /// Sections whose keys can be set by variables; `environments` belongs to the file, since its keys are names.
-const SECTIONS: [&str; 7] = ["server", "pool", "limits", "shm", "functions", "metrics", "log"];
+const SECTIONS: [&str; 8] = ["server", "pool", "limits", "shm", "functions", "metrics", "telemetry", "log"];
 /// Keys outside of any section.
 const TOP_LEVEL: [&str; 2] = ["cache_dir", "runtime_dir"];
 const PREFIX: &str = "PILLION_";
@@ -302,6 +302,7 @@ fn check(config: &Config) -> Result<(), Problem> {
         ("limits.prepare_deadline", limits.prepare_deadline.as_nanos() as u64),
         ("limits.environment_deadline", limits.environment_deadline.as_nanos() as u64),
         ("limits.log_line_bytes", limits.log_line_bytes),
+        ("limits.metric_series", limits.metric_series.into()),
         ("pool.start_timeout", pool.start_timeout.as_nanos() as u64),
     ] {
         if value == 0 {
@@ -319,6 +320,16 @@ fn check(config: &Config) -> Result<(), Problem> {
         && let Err(message) = loopback(address)
     {
         return problem("metrics.listen", message.split("; ").next().unwrap_or_default().to_owned(), "use a loopback address");
+    }
+    if let Some(endpoint) = &config.telemetry.otlp_endpoint
+        && !endpoint.strip_prefix("http://").is_some_and(|host| !host.is_empty() && !host.contains(char::is_whitespace))
+    {
+        let message = format!("`{endpoint}` is no `http` address of a host");
+        return problem(
+            "telemetry.otlp_endpoint",
+            message,
+            "name a collector near by, such as `http://127.0.0.1:4317`; it speaks TLS to others",
+        );
     }
     if let Some(found) = config.contradiction() {
         return problem(found.key, found.message, found.hint);

@@ -42,6 +42,7 @@ pub struct Config {
     pub shm: ShmConfig,
     pub functions: FunctionsConfig,
     pub metrics: MetricsConfig,
+    pub telemetry: TelemetryConfig,
     pub log: LogConfig,
     /// Named environments. `default` is used by whoever names none; without it, `python3` on the `PATH` as it is.
     pub environments: BTreeMap<String, EnvironmentConfig>,
@@ -58,6 +59,7 @@ impl Default for Config {
             shm: ShmConfig::default(),
             functions: FunctionsConfig::default(),
             metrics: MetricsConfig::default(),
+            telemetry: TelemetryConfig::default(),
             log: LogConfig::default(),
             environments: BTreeMap::new(),
         }
@@ -191,6 +193,8 @@ pub struct Limits {
     pub log_line_bytes: u64,
     /// Lines per second taken from one worker's stdout, stderr and `logging`, each; further ones are dropped and counted. Default 1000.
     pub log_lines_per_second: u32,
+    /// Series of user metrics that one session may have: a counter is one, a histogram as many as it has buckets, and 3. Further ones are left out, with a warning. Default 1000.
+    pub metric_series: u32,
 }
 
 impl Default for Limits {
@@ -215,6 +219,7 @@ impl Default for Limits {
             shutdown_grace: Duration::from_secs(5),
             log_line_bytes: 16 << 10,
             log_lines_per_second: 1000,
+            metric_series: pillion_wire::metrics::DEFAULT_SERIES,
         }
     }
 }
@@ -245,6 +250,16 @@ pub struct MetricsConfig {
     /// A loopback address for `GET /metrics`, such as `127.0.0.1:9464`. Default: off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen: Option<SocketAddr>,
+}
+
+/// `[telemetry]`: metrics and traces for an OpenTelemetry collector. An embedded engine leaves this to its host, as it does the log.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TelemetryConfig {
+    /// Where a collector takes OTLP over gRPC, such as `http://127.0.0.1:4317`. Default: the variable `OTEL_EXPORTER_OTLP_ENDPOINT`, else off. The other `OTEL_` variables
+    /// count, too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub otlp_endpoint: Option<String>,
 }
 
 /// `[log]`: what the binary writes to standard error. An embedded engine leaves this to its host's `tracing` subscriber.

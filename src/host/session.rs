@@ -44,7 +44,7 @@ pub struct Output {
     pub batch: RecordBatch,
     /// Where the time went.
     pub timing: proto::Timing,
-    /// Deltas of metrics of the function's own; the workers of this release report none.
+    /// What the functions' own metrics gained with this batch; [`MetricTotals`](crate::metrics::MetricTotals) adds it up.
     pub metrics: Vec<proto::MetricDelta>,
 }
 

@@ -2,6 +2,7 @@
 
 use super::{Assignment, Pool, line::Charge, state::Slot};
 use crate::worker::{Control, FromWorker, KillCause, Lost, ToWorker};
+use pillion_wire::proto::metric_delta::Value;
 use std::{
     future::poll_fn,
     sync::Arc,
@@ -47,14 +48,20 @@ impl Lease {
 
     /// Has a message done on the calling thread, see [`Worker::call_here`](crate::worker::Worker::call_here); `None` if the worker cannot, or is lost.
     pub fn call_here(&mut self, message: ToWorker) -> Option<FromWorker> {
-        self.slot.as_mut()?.worker.call_here(message).ok().flatten()
+        let slot = self.slot.as_mut()?;
+        let mut answer = slot.worker.call_here(message).ok().flatten()?;
+        sign(&mut answer, slot.number);
+        Some(answer)
     }
 
     /// The worker's next answer, or how it was lost. After a loss it answers the same for ever.
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<FromWorker, Lost>> {
         let received = match (&self.lost, &mut self.slot) {
             (Some(lost), _) => return Poll::Ready(Err(lost.clone())),
-            (None, Some(slot)) => std::task::ready!(slot.worker.poll_recv(cx)),
+            (None, Some(slot)) => std::task::ready!(slot.worker.poll_recv(cx)).map(|mut answer| {
+                sign(&mut answer, slot.number);
+                answer
+            }),
             (None, None) => return Poll::Pending,
         };
         self.unanswered = self.unanswered.saturating_sub(1);
@@ -136,6 +143,14 @@ impl Lease {
     /// The pool it belongs to.
     pub fn pool(&self) -> &Arc<Pool> {
         &self.pool
+    }
+}
+
+/// Says whose the values of gauges are: each worker has its own.
+fn sign(answer: &mut FromWorker, number: u32) {
+    let FromWorker::Answer { metrics, .. } = answer else { return };
+    for delta in metrics {
+        delta.worker = if matches!(delta.value, Some(Value::Gauge(_))) { number } else { 0 };
     }
 }
 

@@ -249,7 +249,8 @@ impl Pool {
     fn admit(self: &Arc<Self>, state: &mut State, worker: Box<dyn Worker>) {
         let (id, control) = (worker.id().to_owned(), worker.control());
         tracing::debug!(environment = self.environment_id, worker = id, pid = control.pid(), "worker ready");
-        state.members.insert(id.clone(), Member::new(control.clone()));
+        let number = state.free_number();
+        state.members.insert(id.clone(), Member::new(control.clone(), number));
         let pool = Arc::downgrade(self);
         tokio::spawn(async move {
             let lost = control.gone().await;
@@ -270,7 +271,7 @@ impl Pool {
             }
             metrics::workers(&pool.environment_id, state.idle.len(), state.members.len());
         });
-        self.hand_out(state, Slot::new(worker));
+        self.hand_out(state, Slot::new(worker, number));
     }
 
     /// Gives a worker to whoever's turn it is, else keeps it idle.

@@ -60,6 +60,12 @@ impl State {
         }
     }
 
+    /// The least number that no member has.
+    pub fn free_number(&self) -> u32 {
+        let taken: HashSet<u32> = self.members.values().map(|member| member.number).collect();
+        (0..).find(|number| !taken.contains(number)).unwrap_or_default()
+    }
+
     pub fn mark_busy(&mut self, id: &str, busy: bool) {
         if let Some(member) = self.members.get_mut(id) {
             member.busy = busy;
@@ -73,6 +79,8 @@ impl State {
 /// A worker that nobody uses, with what the pool remembers about it.
 pub(super) struct Slot {
     pub worker: Box<dyn Worker>,
+    /// Among the members of the pool; whoever replaces a worker may get its number.
+    pub number: u32,
     /// Plans that it has loaded.
     pub prepared: HashSet<u64>,
     pub bundles: u64,
@@ -81,9 +89,9 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    pub fn new(worker: Box<dyn Worker>) -> Self {
+    pub fn new(worker: Box<dyn Worker>, number: u32) -> Self {
         let now = Instant::now();
-        Slot { worker, prepared: HashSet::new(), bundles: 0, born: now, idle_since: now }
+        Slot { worker, number, prepared: HashSet::new(), bundles: 0, born: now, idle_since: now }
     }
 
     pub fn release(&mut self, plan_id: u64) {
@@ -95,6 +103,7 @@ impl Slot {
 /// A living worker, busy or not, as the status call sees it.
 pub(super) struct Member {
     pub control: Arc<dyn Control>,
+    pub number: u32,
     pub busy: bool,
     pub ending: bool,
     pub born: Instant,
@@ -103,8 +112,8 @@ pub(super) struct Member {
 }
 
 impl Member {
-    pub fn new(control: Arc<dyn Control>) -> Self {
-        Member { control, busy: true, ending: false, born: Instant::now(), batches: 0, assignment: None }
+    pub fn new(control: Arc<dyn Control>, number: u32) -> Self {
+        Member { control, number, busy: true, ending: false, born: Instant::now(), batches: 0, assignment: None }
     }
 
     pub fn status(&self, id: &str) -> proto::WorkerStatus {

@@ -102,6 +102,8 @@ struct Flight {
     sent: Instant,
     /// When the worker could begin with it.
     begun: Instant,
+    /// Ends with the answer.
+    span: tracing::Span,
 }
 
 struct Bundle<'a> {
@@ -193,9 +195,10 @@ impl<'a> Bundle<'a> {
                 self.lease.set_prepared(plan.id);
                 self.preparing = true;
             }
+            let span = worker_span(self.lease.id(), &job);
             let sent = Instant::now();
             self.lease.send(ToWorker::Batch { plan_id: plan.id, seq: job.seq, batch: job.batch.clone() });
-            self.flights.push_back(Flight { job, sent, begun: sent });
+            self.flights.push_back(Flight { job, sent, begun: sent, span });
             if self.flights.len() == 1 {
                 self.watch_front();
             }
@@ -277,6 +280,9 @@ impl<'a> Bundle<'a> {
         // A batch that waited in the worker behind another was queued until that was done.
         let timing = timing(flight.job.queued, flight.begun.max(flight.sent), cost);
         self.session.saw_batch_time(flight.begun.elapsed());
+        if let Err(error) = &result {
+            flight.span.record("error", error.code().as_str());
+        }
         self.session.commit(&flight.job, result, timing, metrics);
         self.lease.count_batch();
         self.top_up();
@@ -315,6 +321,9 @@ impl<'a> Bundle<'a> {
     /// The worker is gone: the front batch has used up an attempt, all that were not answered go back.
     fn lost(&mut self, lost: Lost) {
         let behaviour = &self.session.behaviour;
+        if let Some(front) = self.flights.front() {
+            front.span.record("error", lost.loss.cause.as_str());
+        }
         let mut back: VecDeque<Job> = self.flights.drain(..).map(|flight| flight.job).collect();
         if let Some(front) = back.front_mut() {
             let (used, allowed) = match lost.outside {
@@ -354,6 +363,12 @@ impl<'a> Bundle<'a> {
             self.lease.kill(KillCause::Cancelled).await;
         }
     }
+}
+
+/// What a batch in its worker is traced under, within the span that is current.
+pub(super) fn worker_span(worker: &str, job: &Job) -> tracing::Span {
+    let attempt = job.attempts + job.attempts_outside + 1;
+    tracing::debug_span!("worker", worker, seq = job.seq, attempt, error = tracing::field::Empty)
 }
 
 pub(super) fn nanos(duration: Duration) -> u64 {

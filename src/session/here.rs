@@ -1,7 +1,11 @@
 //! A batch on its caller's own thread: where the workers are threads of this process, the function can as well run where its caller waits. Leases, order and
 //! commit are those of every other batch.
 
-use super::{Answer, Job, Session, bundle::timing, check_batch};
+use super::{
+    Answer, Job, Session,
+    bundle::{timing, worker_span},
+    check_batch,
+};
 use crate::{
     batch::Batch,
     error::{Code, Error, Result},
@@ -30,9 +34,14 @@ impl Session {
         let (result, timing, metrics) = match block_on(self.pool.lease(self.plan.id)) {
             Ok(mut lease) => {
                 lease.count_bundle();
+                let _bundle = tracing::debug_span!(parent: &self.span, "bundle", worker = lease.id()).entered();
+                let span = worker_span(lease.id(), &job);
                 let function = self.plan.functions.clone();
                 lease.assign(Some(Assignment { session_id: self.id.clone(), seq, since: Instant::now(), function }));
                 let outcome = self.execute_here(&mut lease, &job);
+                if let Err(error) = &outcome.0 {
+                    span.record("error", error.code().as_str());
+                }
                 lease.count_batch();
                 lease.assign(None);
                 outcome

@@ -103,7 +103,7 @@ impl Session {
     fn new(
         id: String,
         name: String,
-        traceparent: &str,
+        (span, metrics): (tracing::Span, BatchMetrics),
         plan: SessionPlan,
         behaviour: Behaviour,
         described: Described,
@@ -128,11 +128,9 @@ impl Session {
             held: Amount::default(),
         };
         let (work, more, cancelled) = (Semaphore::new(0), Notify::new(), Notify::new());
-        let span = tracing::info_span!("session", id, name, traceparent, functions = plan.functions);
         if intake.is_none() {
             metrics::session_opened();
         }
-        let metrics = BatchMetrics::new(&plan.functions);
         let (state, batch_ns, runtime) = (Mutex::new(state), AtomicU64::new(u64::MAX), Handle::current());
         Arc::new(Session { id, name, plan, behaviour, described, pool, intake, state, work, more, cancelled, batch_ns, metrics, span, runtime })
     }
@@ -397,7 +395,7 @@ impl Session {
     /// The one place where an answer takes effect: its batch is done with, and what may be released goes to the host.
     fn commit(&self, job: &Job, result: Result<Batch>, timing: proto::Timing, deltas: Vec<proto::MetricDelta>) {
         let refund = job.cost;
-        self.metrics.done(&timing, &job.batch, result.as_ref().ok());
+        let deltas = self.metrics.done(&timing, &job.batch, result.as_ref().ok(), deltas);
         let mut state = self.lock();
         state.pending_bytes -= refund.bytes;
         if let Ok(batch) = &result {

@@ -4,7 +4,9 @@ use super::{Behaviour, Described, MAX_WEIGHT, Session, SessionPlan, keyed, load}
 use crate::{
     config::Limits,
     error::{Code, Error, Result},
+    metrics::BatchMetrics,
     pool::Pool,
+    trace,
 };
 use bytes::Bytes;
 use pillion_wire::{MAX_HEADERS_BYTES, ipc, proto};
@@ -62,6 +64,7 @@ pub async fn open(pool: Arc<Pool>, request: OpenRequest, ids: Ids, environment: 
         session_id: ids.session.clone(),
         session_name: request.name.clone(),
         keyed: keyed_plan,
+        max_metric_series: limits.metric_series,
     });
     pool.keep_plan(ids.plan, behaviour.weight);
     let prepared = load::prepare(&pool, ids.plan, prepare.clone(), limits).await;
@@ -73,7 +76,10 @@ pub async fn open(pool: Arc<Pool>, request: OpenRequest, ids: Ids, environment: 
     let plan = SessionPlan { id: ids.plan, prepare: prepare.clone(), functions };
     let (id, name, traceparent) = (ids.session, request.name, request.traceparent);
     let session = match &request.keyed {
-        None => Session::new(id, name, &traceparent, plan, behaviour, described, pool, None),
+        None => {
+            let seen = (trace::session(&id, &name, &traceparent, &plan.functions), BatchMetrics::new(&plan.functions, limits.metric_series));
+            Session::new(id, name, seen, plan, behaviour, described, pool, None)
+        }
         Some(options) => {
             let parts = keyed::Parts { id, name, traceparent, plan, behaviour, described, pool: pool.clone() };
             keyed::start(parts, options, &prepare).inspect_err(|_| pool.retire_plan(ids.plan))?

@@ -74,6 +74,8 @@ codes! {
     PackageMissing = "package_missing",
     /// Functions sent as pickles are switched off.
     PickleRefused = "pickle_refused",
+    /// A metric of the function has an impossible name, or exists as another kind.
+    MetricInvalid = "metric_invalid",
 
     // Environments.
     /// No environment of this name is configured.

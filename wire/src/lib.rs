@@ -6,6 +6,7 @@ pub mod bundle;
 pub mod error;
 pub mod frame;
 pub mod ipc;
+pub mod metrics;
 pub mod shm;
 pub mod table;
 

@@ -11,7 +11,7 @@ use std::ffi::{CStr, c_void};
 pub const CAPSULE: &CStr = c"pillion._native.table";
 
 /// Version of the layout and of what the functions mean; sides of different versions refuse each other.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// All went well; the answer is what the function says.
 pub const OK: i32 = 0;
@@ -128,7 +128,7 @@ pub struct Table {
     /// The worker lives.
     pub release: unsafe extern "C" fn(*const Worker, u64),
     /// Executes the plan of this number over a struct array, which is taken, and writes another one. Both have the schemas that `prepare` named. The cost is
-    /// written even if the call fails.
+    /// written even if the call fails. The answer is a `WorkerData` with the metrics, or empty.
     ///
     /// # Safety
     /// The worker lives; the input is an array of the plan's input schema, the output released or uninitialised; all pointers are valid.

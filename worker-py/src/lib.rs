@@ -46,6 +46,8 @@ mod _native {
     #[pymodule_export]
     use crate::process::set_process_title;
     #[pymodule_export]
+    use crate::runtime::metrics::{are_metric_bounds, is_metric_name, metric_bounds};
+    #[pymodule_export]
     use crate::runtime::{Space, log, run, space};
     #[pymodule_export]
     use crate::schema::{schema_from_ipc, schema_to_ipc};

@@ -12,6 +12,7 @@ pub mod failure;
 mod frames;
 pub mod logs;
 pub mod message;
+pub mod metrics;
 mod outgoing;
 mod outputs;
 mod plans;

@@ -271,12 +271,13 @@ unsafe extern "C" fn execute(
             };
             Ok(executor.execute(plan, import(input, schema)?))
         });
-        let Executed { outcome, user_ns: inside } = executed?;
+        let Executed { outcome, user_ns: inside, metrics } = executed?;
         user_ns = inside;
         let result = FFI_ArrowArray::new(&StructArray::from(outcome?).into_data());
         // SAFETY: the engine passes memory for an array that holds nothing yet.
         unsafe { output.cast::<FFI_ArrowArray>().write(result) };
-        Ok(Vec::new())
+        // Empty if there are none.
+        Ok(proto::WorkerData { metrics, ..Default::default() }.encode_to_vec())
     });
     let convert_ns = nanoseconds(began.elapsed()).saturating_sub(user_ns);
     // SAFETY: the engine passes a pointer that is valid for writing.

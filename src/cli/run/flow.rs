@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use arrow_array::RecordBatch;
 use pillion::host::{SessionInput, SessionOutput, Timing};
+use pillion::metrics::MetricTotals;
 use pillion::{Code, Error, Event, Session};
 use tokio::sync::{mpsc, oneshot};
 
@@ -62,7 +63,10 @@ pub struct Totals {
     pub wire: Duration,
     pub convert: Duration,
     pub user: Duration,
+    /// In stateful functions.
     pub state: Duration,
+    /// What the functions counted.
+    pub metrics: MetricTotals,
 }
 
 impl Totals {
@@ -311,6 +315,7 @@ impl Drain {
             };
             let output = self.assembly.assemble(&sent.batch, result.batch).map_err(|error| broken(&error.to_string()))?;
             self.count(&sent.batch, &output, &result.timing);
+            self.totals.metrics.add(&result.metrics);
             progress.add(sent.batch.num_rows() as u64);
             self.write(Write::Batch(output)).await?;
         }

@@ -2,8 +2,13 @@
 
 use std::time::Duration;
 
+use pillion::metrics::{MetricId, MetricTotal, MetricTotals};
+
 use super::flow::Totals;
 use crate::cli::progress::{count, rate, short};
+
+/// Metrics of functions that are shown; labels can make many.
+const MAX_METRICS: usize = 20;
 
 /// Rows, rows per second, and where the time went. `start` is the time before the first batch.
 pub fn text(totals: &Totals, start: Duration) -> String {
@@ -25,6 +30,7 @@ pub fn text(totals: &Totals, start: Duration) -> String {
     for (tag, rows) in &totals.left_out {
         text += &format!("\nside output {tag}: {} not written; `--side {tag}=FILE` keeps them", counted(*rows, "row", "rows"));
     }
+    text += &metrics(&totals.metrics);
     let stages = [
         ("read", totals.read),
         ("wire", totals.wire),
@@ -33,11 +39,66 @@ pub fn text(totals: &Totals, start: Duration) -> String {
         ("state", totals.state),
         ("write", totals.write),
     ];
-    // Only functions with state have that stage.
-    let stages: Vec<String> = stages.iter().filter(|(name, time)| *name != "state" || !time.is_zero()).map(|(name, time)| format!("{name} {}", short(*time))).collect();
+    let used = stages.iter().filter(|(name, time)| *name != "state" || !time.is_zero());
+    let stages: Vec<String> = used.map(|(name, time)| format!("{name} {}", short(*time))).collect();
     // The stages overlap, and several workers add up, so they are no parts of the whole. All batches in the queue wait at once: their sum says nothing.
     let queue = totals.queue / u32::try_from(totals.batches.max(1)).unwrap_or(u32::MAX);
     text + &format!("\ntime: start {}, {}; queue {} per batch", short(start), stages.join(", "), short(queue))
+}
+
+/// A line for each metric of the functions.
+fn metrics(totals: &MetricTotals) -> String {
+    let mut lines: String =
+        totals.iter().take(MAX_METRICS).map(|(id, total)| format!("\n{}: {} {}", id.function, full_name(id), shown(total))).collect();
+    let more = totals.iter().count().saturating_sub(MAX_METRICS);
+    if more > 0 {
+        lines += &format!("\nand {}", counted(more as u64, "metric more", "metrics more"));
+    }
+    lines
+}
+
+/// `group.name{label="value"}`.
+fn full_name(id: &MetricId) -> String {
+    let path: Vec<&str> = id.groups.iter().chain([&id.name]).map(String::as_str).collect();
+    let labels: Vec<String> = id.labels.iter().map(|(key, value)| format!("{key}={value:?}")).collect();
+    if labels.is_empty() { path.join(".") } else { format!("{}{{{}}}", path.join("."), labels.join(", ")) }
+}
+
+fn shown(total: &MetricTotal) -> String {
+    match total {
+        MetricTotal::Counter(number) | MetricTotal::Meter(number) => {
+            format!("{}{}", if *number < 0 { "-" } else { "" }, count(number.unsigned_abs()))
+        }
+        MetricTotal::Gauge(values) => values.values().map(|value| plain(*value)).collect::<Vec<_>>().join(", "),
+        MetricTotal::Distribution(seen) => {
+            let mean = plain(seen.sum / seen.count as f64);
+            format!("{}, mean {mean}, from {} to {}", counted(seen.count, "value", "values"), plain(seen.min), plain(seen.max))
+        }
+        MetricTotal::Histogram(seen) => {
+            let number: u64 = seen.counts.iter().sum();
+            let median = below(&seen.bounds, &seen.counts, number.div_ceil(2));
+            let most = below(&seen.bounds, &seen.counts, (number - number / 100).max(1));
+            format!("{}, mean {}, half {median}, 99% {most}", counted(number, "value", "values"), plain(seen.sum / number as f64))
+        }
+    }
+}
+
+/// The bucket in which the value of this rank is.
+fn below(bounds: &[f64], counts: &[u64], rank: u64) -> String {
+    let mut before = 0;
+    let at = counts.iter().position(|count| {
+        before += count;
+        before >= rank
+    });
+    match at.and_then(|at| bounds.get(at)) {
+        Some(bound) => format!("up to {}", plain(*bound)),
+        None => format!("over {}", plain(bounds.last().copied().unwrap_or_default())),
+    }
+}
+
+/// A number with as many digits as matter.
+fn plain(value: f64) -> String {
+    if value == 0.0 || (0.001..1e15).contains(&value.abs()) { format!("{}", (value * 1e4).round() / 1e4) } else { format!("{value:.3e}") }
 }
 
 fn counted(number: u64, one: &str, many: &str) -> String {
@@ -47,6 +108,43 @@ fn counted(number: u64, one: &str, many: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn metrics_are_shown_with_their_names() {
+        use pillion_wire::proto::{Distribution, Histogram, MetricDelta, metric_delta::Value};
+        let delta =
+            |name: &str, value| MetricDelta { function: "f.py:f".into(), name: name.into(), value: Some(value), ..Default::default() };
+        let mut totals = MetricTotals::default();
+        let cached = MetricDelta {
+            groups: vec!["cache".into()],
+            labels: [("model".to_owned(), "v1".to_owned())].into(),
+            ..delta("hits", Value::Counter(1234))
+        };
+        let histogram = Histogram { bounds: vec![0.1, 1.0], counts: vec![60, 39, 1], sum: 50.0 };
+        totals.add(&[
+            cached.clone(),
+            delta("active", Value::Counter(-2)),
+            delta("events", Value::Meter(7)),
+            delta("loss", Value::Gauge(0.25)),
+            MetricDelta { worker: 1, ..delta("loss", Value::Gauge(1e-9)) },
+            delta("size", Value::Distribution(Distribution { count: 3, sum: 10.0, min: 1.0, max: 8.0 })),
+            delta("time", Value::Histogram(histogram)),
+            cached,
+        ]);
+        let lines = metrics(&totals);
+        let expected = [
+            "",
+            "f.py:f: active -2",
+            "f.py:f: events 7",
+            "f.py:f: loss 0.25, 1.000e-9",
+            "f.py:f: size 3 values, mean 3.3333, from 1 to 8",
+            "f.py:f: time 100 values, mean 0.5, half up to 0.1, 99% up to 1",
+            "f.py:f: cache.hits{model=\"v1\"} 2,468",
+        ];
+        assert_eq!(lines, expected.join("\n"));
+        (0..MAX_METRICS).for_each(|at| totals.add(&[delta(&format!("m{at}"), Value::Counter(1))]));
+        assert!(metrics(&totals).ends_with("\nand 6 metrics more"), "{}", metrics(&totals));
+    }
 
     #[test]
     fn a_summary_has_rows_gaps_retries_and_times() {

@@ -115,16 +115,20 @@ impl Keyed {
         seq: u64,
         outputs: Vec<Option<RecordBatch>>,
         timing: proto::Timing,
-        mut metrics: Vec<proto::MetricDelta>,
+        metrics: Vec<proto::MetricDelta>,
         subject: &Subject,
     ) {
         let empty = || RecordBatch::new_empty(self.layout.rows[0].clone());
         let input = Batch::Arrow(subject.rows.as_ref().map_or_else(empty, |rows| rows.rows.clone()));
         let main = outputs.first().cloned().flatten().unwrap_or_else(|| RecordBatch::new_empty(self.layout.outputs[0].clone()));
-        self.session.metrics.done(&timing, &input, Some(&Batch::Arrow(main)));
+        let mut metrics = self.session.metrics.done(&timing, &input, Some(&Batch::Arrow(main.clone())), metrics);
         self.session.add_timing(&timing);
-        for (output, batch) in outputs.into_iter().enumerate() {
-            let Some(batch) = batch.filter(|batch| batch.num_rows() > 0) else { continue };
+        let mut outputs: Vec<_> = outputs.into_iter().enumerate().filter_map(|(at, batch)| Some((at, batch.filter(|batch| batch.num_rows() > 0)?))).collect();
+        if outputs.is_empty() && !metrics.is_empty() {
+            // They travel with a result.
+            outputs.push((0, main));
+        }
+        for (output, batch) in outputs {
             let (result, metrics) = (Ok(Batch::Arrow(batch)), std::mem::take(&mut metrics));
             let answer = Answer::Batch { seq, output: output as u32, result, timing, metrics, refund: Amount::default() };
             self.session.emit(seq, answer);

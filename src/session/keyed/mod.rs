@@ -15,9 +15,11 @@ mod router;
 use super::{Behaviour, Described, Input, Job, Session, SessionPlan};
 use crate::{
     error::{Code, Error, Result},
+    metrics::BatchMetrics,
     pool::Pool,
     session::{Answer, credit::Amount},
     state::StateBackend,
+    trace,
 };
 use calls::Calls;
 use clock::Clock;
@@ -154,10 +156,11 @@ pub(super) fn start(parts: Parts, options: &proto::KeyedOptions, prepare: &proto
     let Parts { id, name, traceparent, plan, behaviour, described, pool } = parts;
     let (sender, items) = mpsc::unbounded_channel();
     let outer_plan = SessionPlan { id: plan.id, prepare: plan.prepare.clone(), functions: plan.functions.clone() };
+    let span = trace::session(&id, &name, &traceparent, &plan.functions);
     let outer = Session::new(
         id.clone(),
         name.clone(),
-        &traceparent,
+        (span.clone(), BatchMetrics::new(&plan.functions, behaviour.limits.metric_series)),
         outer_plan,
         behaviour.clone(),
         described.clone(),
@@ -166,12 +169,12 @@ pub(super) fn start(parts: Parts, options: &proto::KeyedOptions, prepare: &proto
     );
     let lanes = behaviour.max_workers * LANES_PER_WORKER;
     // Bundles are answered as they come; the order is that of the lanes.
-    let inner = Session::new(id, name, &traceparent, plan, Behaviour { ordered: false, ..behaviour }, described, pool, None);
+    let calls = BatchMetrics::of_calls(&plan.functions);
+    let inner = Session::new(id, name, (span.clone(), calls), plan, Behaviour { ordered: false, ..behaviour }, described, pool, None);
     let calls = Calls::start(inner, &layout)?;
     let keyed = Arc::new(Keyed { session: outer.clone(), calls, layout, columns, backend, clock: Clock::new(options.host_clock) });
     let (first, last) = groups(options);
     let range = u16::try_from(first).unwrap_or(u16::MAX)..=u16::try_from(last).unwrap_or(u16::MAX);
-    let span = outer.span.clone();
     tokio::spawn(router::route(keyed, items, range, lanes).instrument(span));
     Ok(outer)
 }

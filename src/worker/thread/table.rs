@@ -152,8 +152,9 @@ impl Handle {
         }
     }
 
-    /// Executes a batch, whose columns must have the types of the plan's input, and gives one of the schema that the plan announced.
-    pub fn execute(&self, plan: u64, input: RecordBatch, output: &SchemaRef) -> (Result<RecordBatch>, Cost) {
+    /// Executes a batch, whose columns must have the types of the plan's input, and gives one of the schema that the plan announced, with what the functions'
+    /// metrics gained.
+    pub fn execute(&self, plan: u64, input: RecordBatch, output: &SchemaRef) -> (Result<(RecordBatch, Vec<proto::MetricDelta>)>, Cost) {
         let (_open, worker) = match self.open() {
             Ok(open) => open,
             Err(error) => return (Err(error), Cost::default()),
@@ -168,7 +169,8 @@ impl Handle {
             unsafe { (self.calls.0.execute)(worker, plan, input, result, &raw mut cost, answer) }
         });
         let cost = Cost { convert_ns: cost.convert_ns, user_ns: cost.user_ns };
-        (answer.and_then(|_| import(result, output)), cost)
+        let result = answer.and_then(|answer| Ok((import(result, output)?, decoded::<proto::WorkerData>(&answer)?.metrics)));
+        (result, cost)
     }
 
     /// Raises an exception in the function that runs. May wait for the GIL.

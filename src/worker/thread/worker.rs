@@ -182,7 +182,9 @@ impl Runner {
             },
             ToWorker::Batch { plan_id, seq, batch } => {
                 let (result, cost) = self.execute(plan_id, batch);
-                FromWorker::Answer { seq, result: result.map(Batch::Arrow), cost, metrics: Vec::new() }
+                let (result, metrics) =
+                    result.map(|(batch, metrics)| (Ok(Batch::Arrow(batch)), metrics)).unwrap_or_else(|error| (Err(error), Vec::new()));
+                FromWorker::Answer { seq, result, cost, metrics }
             }
             ToWorker::Release { plan_id } => {
                 self.forget(plan_id);
@@ -211,7 +213,7 @@ impl Runner {
         self.plans.lock().unwrap_or_else(PoisonError::into_inner).remove(&plan_id);
     }
 
-    fn execute(&self, plan_id: u64, batch: Batch) -> (Result<RecordBatch>, Cost) {
+    fn execute(&self, plan_id: u64, batch: Batch) -> (Result<(RecordBatch, Vec<proto::MetricDelta>)>, Cost) {
         let began = Instant::now();
         let plan = self.plans.lock().unwrap_or_else(PoisonError::into_inner).get(&plan_id).cloned();
         let batch = match (batch, &plan) {
@@ -230,7 +232,7 @@ impl Runner {
         let output = plan.map_or_else(empty, |plan| plan.output.clone());
         let (result, mut cost) = self.handle.execute(plan_id, batch, &output);
         cost.convert_ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX).saturating_sub(cost.user_ns);
-        (result.and_then(|result| self.check_size(result)), cost)
+        (result.and_then(|(result, metrics)| Ok((self.check_size(result)?, metrics))), cost)
     }
 
     /// What a worker process checks before it sends.

@@ -56,6 +56,7 @@ from pillion.functions import (
     WindowFunction,
 )
 from pillion.memory import empty
+from pillion.metrics import Counter, Distribution, Gauge, Histogram, Meter, MetricGroup
 from pillion.row import Row
 from pillion.stateful.declare import process
 from pillion.types import DataType, DataTypes
@@ -72,11 +73,15 @@ __all__ = [
     "CoFlatMapFunction",
     "CoMapFunction",
     "CoProcessFunction",
+    "Counter",
     "DataType",
     "DataTypes",
+    "Distribution",
     "FilterFunction",
     "FlatMapFunction",
     "FunctionContext",
+    "Gauge",
+    "Histogram",
     "KeyedBroadcastProcessFunction",
     "KeyedCoProcessFunction",
     "KeyedProcessFunction",
@@ -85,6 +90,8 @@ __all__ = [
     "MapFunction",
     "MapState",
     "MapStateDescriptor",
+    "Meter",
+    "MetricGroup",
     "OutputTag",
     "PillionError",
     "ProcessFunction",

@@ -80,6 +80,7 @@ class Runtime:
             descriptions=descriptions,
         )
         for loaded, _, _ in calls:
+            loaded.metrics.limit = plan.get("max_metric_series") or loaded.metrics.limit
             loaded.open()
         return prepared
 
@@ -111,6 +112,7 @@ class Runtime:
         if plan.get("on_error") == 2:
             message = f"`{loaded.label}` is a stateful function, of which a failing row cannot become null"
             raise PillionError("plan_invalid", message, hint="use `on_error = fail`", function=loaded.label)
+        loaded.metrics.limit = plan.get("max_metric_series") or loaded.metrics.limit
         return PreparedProcess(
             loaded,
             plan.get("inputs") or [plan["input"]],

@@ -21,6 +21,7 @@ from typing import Any
 from pillion.context import FunctionContext
 from pillion.declare import ScalarFunction, UserDefinedFunction, callable_target
 from pillion.errors import PillionError, summary
+from pillion.metrics import Metrics
 from pillion.stateful.declare import StatefulFunction
 
 _logger = logging.getLogger("pillion")
@@ -33,6 +34,7 @@ class LoadedFunction:
         self.label = label
         """`file.py:name` or `module:name`: how messages call it."""
         self.declared = declared
+        self.metrics = Metrics(label)
 
     @property
     def udf(self) -> UserDefinedFunction:
@@ -44,7 +46,7 @@ class LoadedFunction:
     def open(self) -> None:
         """Open it unless it is open. Raises `open_failed`; the next plan tries again."""
         try:
-            self.declared.open(FunctionContext(self.label))
+            self.declared.open(FunctionContext(self.label, self.metrics))
         except BaseException as exc:
             raise PillionError(
                 "open_failed", f"`open` of `{self.label}` raised {summary(exc)}", function=self.label

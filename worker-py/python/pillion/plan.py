@@ -32,6 +32,8 @@ class PreparedPlan:
         descriptions: list[dict[str, Any]],
     ) -> None:
         self.functions = descriptions
+        self.metrics = list({id(loaded): loaded.metrics for loaded, _, _ in calls}.values())
+        """Of its functions, each once. The native side takes or drops what they gained after each call."""
         self.name = name or ", ".join(loaded.label for loaded, _, _ in calls)
         self._map: MapCall | None = None
         self._steps: list[_Step] = []

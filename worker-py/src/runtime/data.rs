@@ -170,13 +170,13 @@ impl Conversation {
 
     fn execute(&mut self, frame: Frame) -> Reply {
         let (seq, plan_id) = self.frame_of;
-        let Answered { outcome, user_ns, convert_ns } = match self.frames.execute(plan_id, &frame) {
+        let Answered { outcome, user_ns, convert_ns, metrics } = match self.frames.execute(plan_id, &frame) {
             Ok(executed) => executed,
             Err(broken) => return violated(seq, plan_id, broken),
         };
         // The input is no longer needed, and its memory may be by the answer.
         drop(frame);
-        let first = proto::WorkerData { seq, plan_id, convert_ns, user_ns, ..Default::default() };
+        let first = proto::WorkerData { seq, plan_id, convert_ns, user_ns, metrics, ..Default::default() };
         let outcome = match outcome {
             Ok(result) => Outcome::Result(result),
             Err(error) => Outcome::Other(Box::new(Answer::Failed(*error))),

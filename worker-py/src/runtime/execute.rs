@@ -17,6 +17,7 @@ use pyo3::types::PyTuple;
 use super::failure;
 use super::logs::{Queue, Running};
 use super::message;
+use super::metrics::Metrics;
 use super::plans::{Plan, Plans};
 use crate::batch::Batch;
 use crate::bundle;
@@ -43,6 +44,8 @@ pub struct Executed {
     pub outcome: Result<RecordBatch, Failure>,
     /// Inside user code, in nanoseconds.
     pub user_ns: u64,
+    /// What the functions' metrics gained. For a host only together with a result.
+    pub metrics: Vec<proto::MetricDelta>,
 }
 
 impl Executor {
@@ -126,7 +129,7 @@ impl Executor {
 
     /// Executes a batch of the plan's input schema; one whose plan could not be prepared fails with the reason.
     pub fn execute(&self, id: u64, input: RecordBatch) -> Executed {
-        let failed = |error| Executed { outcome: Err(error), user_ns: 0 };
+        let failed = |error| Executed { outcome: Err(error), user_ns: 0, metrics: Vec::new() };
         let plan = match self.plans.get(&id) {
             Some(Ok(plan)) => plan,
             Some(Err(error)) => return failed(error.clone()),
@@ -135,10 +138,19 @@ impl Executor {
             }
         };
         self.queue.set_running(plan.running.clone());
-        let called = self.python(|runtime| call(runtime.py(), plan, input).map_err(|raised| failure::of_exception(runtime, &raised)));
+        let called = self.python(|runtime| {
+            let py = runtime.py();
+            match call(py, plan, input) {
+                Ok((output, user_ns)) => Ok((output, user_ns, plan.metrics.take(py))),
+                Err(raised) => {
+                    plan.metrics.drop(py);
+                    Err(failure::of_exception(runtime, &raised))
+                }
+            }
+        });
         self.queue.set_running(Running::default());
         match called {
-            Ok((output, user_ns)) => Executed { outcome: announced(plan, &output), user_ns },
+            Ok((output, user_ns, metrics)) => Executed { outcome: announced(plan, &output), user_ns, metrics },
             Err(error) => failed(error),
         }
     }
@@ -194,6 +206,7 @@ fn prepare(
         announced,
         layout,
         running: Running { worker, session: session.into(), function: names.join(", ").into() },
+        metrics: Metrics::of(&prepared)?,
     };
     Ok((plan, functions))
 }

@@ -40,6 +40,8 @@ pub struct Answered {
     pub user_ns: u64,
     /// In conversions and the calls around user code, in nanoseconds.
     pub convert_ns: u64,
+    /// What the functions' metrics gained; nothing without a result.
+    pub metrics: Vec<proto::MetricDelta>,
 }
 
 impl Frames {
@@ -89,6 +91,7 @@ impl Frames {
     /// [`Broken`] if the frame is of no plan: the sidecar and this worker do not understand each other.
     pub fn execute(&mut self, id: u64, frame: &Frame) -> Result<Answered, Broken> {
         let began = Instant::now();
+        let mut metrics = Vec::new();
         let (outcome, user_ns) = match (self.codecs.get_mut(&id), self.executor.plan(id)) {
             (_, None) => return Err(Broken(format!("a batch arrived for plan {id}, which was not prepared"))),
             (None, Some(Err(error))) => (Err(error.clone()), 0),
@@ -96,7 +99,8 @@ impl Frames {
             // In place: the sidecar is whom this process serves, and nothing can write to a slot while it is lent.
             (Some(codec), Some(_)) => match codec.decoder.decode_in_place(frame) {
                 Ok(input) => {
-                    let Executed { outcome, user_ns } = self.executor.execute(id, input);
+                    let Executed { outcome, user_ns, metrics: gained } = self.executor.execute(id, input);
+                    metrics = gained;
                     let encode = |output| codec.encoder.encode(&output).map_err(|error| unannounced(&error));
                     (outcome.and_then(encode).and_then(|frame| check_size(frame, self.limits)), user_ns)
                 }
@@ -107,7 +111,10 @@ impl Frames {
             },
         };
         let convert_ns = nanoseconds(began.elapsed()).saturating_sub(user_ns);
-        Ok(Answered { outcome, user_ns, convert_ns })
+        if outcome.is_err() {
+            metrics.clear();
+        }
+        Ok(Answered { outcome, user_ns, convert_ns, metrics })
     }
 
     /// Drops all plans.

@@ -199,6 +199,7 @@ pub fn plan<'py>(py: Python<'py>, prepare: proto::Prepare, input: &arrow_schema:
     }
     dict.set_item("session_id", prepare.session_id)?;
     dict.set_item("session_name", prepare.session_name)?;
+    dict.set_item("max_metric_series", prepare.max_metric_series)?;
     Ok(dict)
 }
 

@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 
 use super::execute::Failure;
 use super::logs::Running;
+use super::metrics::Metrics;
 
 /// A plan made ready.
 pub struct Plan {
@@ -24,6 +25,8 @@ pub struct Plan {
     pub layout: Option<Layout>,
     /// What its log records say.
     pub running: Running,
+    /// Of its functions.
+    pub metrics: Metrics,
 }
 
 /// Plans by the id that the sidecar gave them, or why there is none: batches may follow a `Prepare` before it is answered.

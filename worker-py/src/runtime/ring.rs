@@ -102,8 +102,14 @@ impl Ring {
 
     /// Waits for a bell, unless there is something to do.
     fn sleep(&mut self) -> Result<(), Broken> {
+        self.wait_unless_done(Endpoint::doze)?;
+        self.end.wake().map_err(damaged)
+    }
+
+    /// Waits for a bell, if `must_wait` still says so once a bell would be heard.
+    fn wait_unless_done(&mut self, must_wait: impl FnOnce(&mut Endpoint) -> Result<bool, ring::Broken>) -> Result<(), Broken> {
         quiet(self.end.bell());
-        if self.end.doze().map_err(damaged)? {
+        if must_wait(&mut self.end).map_err(damaged)? {
             let bell = self.end.bell();
             let mut watched = [PollFd::new(&bell, PollFlags::IN), PollFd::new(&self.stop_bell, PollFlags::IN)];
             match poll(&mut watched, None) {
@@ -111,7 +117,7 @@ impl Ring {
                 Err(error) => return Err(Broken::new("waiting for the sidecar", error)),
             }
         }
-        self.end.wake().map_err(damaged)
+        Ok(())
     }
 
     /// Takes note of what the sidecar does not use any more.
@@ -149,20 +155,7 @@ impl Ring {
             if !matches!(self.stop.try_recv(), Err(TryRecvError::Empty)) {
                 return Err(Broken(String::from("the worker was told to stop in the middle of an answer")));
             }
-            self.wait_for_room()?;
-        }
-        Ok(())
-    }
-
-    fn wait_for_room(&mut self) -> Result<(), Broken> {
-        quiet(self.end.bell());
-        if self.end.must_wait_for_room().map_err(damaged)? {
-            let bell = self.end.bell();
-            let mut watched = [PollFd::new(&bell, PollFlags::IN), PollFd::new(&self.stop_bell, PollFlags::IN)];
-            match poll(&mut watched, None) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(Broken::new("waiting for the sidecar", error)),
-            }
+            self.wait_unless_done(Endpoint::must_wait_for_room)?;
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ from pillion.cells import CellSpec, MapStateDescriptor, StateDescriptor
 from pillion.context import FunctionContext
 from pillion.errors import PillionError
 from pillion.functions import TimeDomain
+from pillion.metrics import MetricGroup, Metrics
 from pillion.stateful.handles import Cursor
 from pillion.stateful.store import Store, undeclared
 
@@ -18,8 +19,8 @@ from pillion.stateful.store import Store, undeclared
 class RuntimeContext(FunctionContext):
     """Given to `open`: declares cells, under PyFlink's names. A cell is declared once, and may be asked for again."""
 
-    def __init__(self, function_name: str, store: Store) -> None:
-        super().__init__(function_name)
+    def __init__(self, function_name: str, store: Store, metrics: Metrics | None = None) -> None:
+        super().__init__(function_name, metrics)
         self._store = store
 
     def get_state(self, state_descriptor: StateDescriptor) -> Any:
@@ -31,6 +32,10 @@ class RuntimeContext(FunctionContext):
     def get_broadcast_state(self, state_descriptor: Any) -> Any:
         """The broadcast cell that a MapStateDescriptor means."""
         return self._store.declare(broadcast_spec_of(state_descriptor)).plain
+
+    def get_metrics_group(self) -> MetricGroup:
+        """As `get_metric_group`, under PyFlink's name."""
+        return self.get_metric_group()
 
     def get_task_name(self) -> str:
         """The function as it was asked for."""

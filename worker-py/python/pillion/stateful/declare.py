@@ -70,7 +70,7 @@ class StatefulFunction:
             store.declare(one.spec(one.name or name))
         for one in self.broadcast:
             store.declare(broadcast_spec_of(one))
-        self.target.open(RuntimeContext(context.function_name, store))
+        self.target.open(RuntimeContext(context.function_name, store, context.metrics))
         store.sealed = True
         self.store = store
 

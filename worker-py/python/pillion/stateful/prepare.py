@@ -53,6 +53,8 @@ class PreparedProcess:
         if not isinstance(function, StatefulFunction):
             raise PillionError("plan_invalid", f"`{label}` is no stateful function", function=label)
         self.name = name or label
+        self.metrics = [loaded.metrics]
+        """As in :class:`pillion.plan.PreparedPlan`."""
         self._function, self._label = function, label
         elements = [one if isinstance(one, Output) else Output(one, ROW) for one in inputs]
         _check_plan(function, label, elements, keys)
