@@ -30,9 +30,11 @@
 //! # }
 //! ```
 
+mod allocate;
 mod coalesce;
 mod function;
 mod here;
+mod link;
 mod open;
 mod remote;
 mod sender;
@@ -40,6 +42,7 @@ mod session;
 mod shares;
 mod sharing;
 
+pub use allocate::{Allocation, Part};
 pub use function::{FunctionRef, Plan, PlanCall, Source};
 pub use open::{Described, FunctionDescription, OnError, SessionBuilder, SessionOptions};
 pub use session::{Limits, Output, Session, SessionInput, SessionOutput};

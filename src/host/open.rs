@@ -145,7 +145,7 @@ impl SessionBuilder {
         // Here already, since the request would not arrive.
         check_schema(&request.input_schema)?;
         let session = match &self.pillion.0 {
-            Door::Embedded(engine) => Session::embedded(engine.open(request, &self.environment).await?, self.schema)?,
+            Door::Embedded(engine) => Session::embedded(engine.open(request, &self.environment).await?, engine.memory(), self.schema)?,
             Door::Remote(remote) => remote.open(request, &self.environment, self.schema).await?,
         };
         let SessionOptions { max_delay, max_rows, unordered, .. } = self.options;
