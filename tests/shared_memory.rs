@@ -5,7 +5,11 @@
 mod support;
 
 use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, cast::AsArray};
-use pillion::{Code, EnvironmentSpec, Plan, config::{EnvironmentConfig, Requirements}, host::Allocation};
+use pillion::{
+    Code, EnvironmentSpec, Plan,
+    config::{EnvironmentConfig, Requirements},
+    host::Allocation,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{sync::Arc, time::Duration};
 use support::*;

@@ -48,6 +48,9 @@ fn what_is_printed_reads_back() {
     let text = config.to_toml();
     assert!(text.contains("max_batch_bytes = \"256MiB\"") && text.contains("max_age = \"1h 30m\""), "{text}");
     assert_eq!(from(&text, &[], &Flags::default()).unwrap(), config);
+    let threads = crate::config::EnvironmentConfig { mode: crate::environment::Mode::Thread, ..Default::default() };
+    config.environments.insert("inside".into(), threads);
+    assert_eq!(from(&config.to_toml(), &[], &Flags::default()).unwrap(), config);
 }
 
 #[test]
@@ -107,6 +110,15 @@ fn wrong_values_are_refused_with_their_source() {
         ("[server]\nlisten = \"0.0.0.0:1\"", "`server.listen` in `pillion.toml`: `0.0.0.0:1` can be reached from other machines"),
         ("[metrics]\nlisten = \"0.0.0.0:1\"", "`metrics.listen` in `pillion.toml`: `0.0.0.0:1` can be reached from other machines"),
         ("[environments.ml]\npython = 3.11", "`environments.ml.python` in `pillion.toml`: expected a string, found float `3.11`"),
+        (
+            "[limits]\nbundle_deadline = \"30s\"\n[environments.a]\nmode = \"thread\"",
+            "`limits.bundle_deadline` in `pillion.toml`: thread mode has no",
+        ),
+        ("[environments.a]\nmode = \"thread\"\nstart = \"spawn\"", "`environments.a.start` in `pillion.toml`: in thread mode no process"),
+        (
+            "[environments.a]\nmode = \"thread\"\nvariables.PYTHONUTF8 = \"1\"",
+            "`environments.a.variables` in `pillion.toml`: in thread mode",
+        ),
         ("[environments.ml]\nstart = \"thread\"", "`environments.ml.start` in `pillion.toml`"),
         ("cache_dir = \"relative\"", "`cache_dir` in `pillion.toml`: `relative` is not an absolute path"),
     ];

@@ -153,7 +153,8 @@ impl Map {
     }
 
     /// A range to build in. Only for the owner of an arena, and a range of a slot that is handed out once, before anybody is told of the slot. `owner` must keep this
-    /// mapping, and the range from being used again.
+    /// mapping, and the range from being used again. Others may read it; that they cannot write is what the arena's seals are for (a sidecar that makes an arena for its
+    /// host is trusted not to have mapped it before it was sealed).
     ///
     /// # Errors
     /// [`OutOfRange`], also if the mapping is read-only.
