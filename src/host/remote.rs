@@ -253,6 +253,11 @@ impl RemoteSession {
         }
     }
 
+    /// Whether the sidecar's memory is within reach.
+    pub fn shares_memory(&self) -> bool {
+        self.sharing.is_some()
+    }
+
     /// A slot to build a batch in, if there is room.
     pub fn allocate(&self, bytes: u64) -> Option<Slot> {
         self.sharing.as_ref()?.allocate(bytes)

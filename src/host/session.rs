@@ -151,6 +151,14 @@ impl Session {
         &self.input.shared.allocator
     }
 
+    /// Whether large bodies may cross between this host and its engine without a copy through a socket: in shared memory, or because the engine is in this process.
+    pub fn shares_memory(&self) -> bool {
+        match &self.output.shared.link {
+            Link::Embedded(_) => true,
+            Link::Remote(remote) => remote.shares_memory(),
+        }
+    }
+
     pub(super) fn halves(&mut self) -> (&mut SessionInput, &mut SessionOutput) {
         (&mut self.input, &mut self.output)
     }
