@@ -14,7 +14,7 @@ LIBRARY := target/release/libpillion_worker.so
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help build extension demo test test-rust test-python lint lint-rust lint-python bench bench-all bench-peers
+.PHONY: help build extension demo test test-rust test-python lint lint-rust lint-python bench bench-all bench-cpu bench-peers
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,10 @@ bench: build ## Round trips and throughput, beside the budgets
 
 bench-all: build ## The whole grid of modes, rows, payloads and functions; 15 minutes
 	PILLION_BENCH=all $(CARGO) bench --locked --workspace --bench '*'
+
+bench-cpu: build ## CPU time of an engine that is idle, and of one-row calls, watching and asleep
+	$(CARGO) build --release --locked --workspace --example cpu_cost
+	target/release/examples/cpu_cost $(BINARY)
 
 bench-peers: build ## PyFlink, PySpark, arrow-udf and Daft at the same work; installs them; into docs/benchmarks.md
 	$(CARGO) build --release --locked --workspace --example peer

@@ -11,27 +11,38 @@ mod grid;
 #[path = "../src/cli/bench/variant.rs"]
 mod variant;
 
-use arrow_array::RecordBatch;
+use arrow_array::{ArrayRef, Int64Array, RecordBatch, cast::AsArray, types::Int64Type};
+use arrow_schema::SchemaRef;
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
-use grid::{Case, batch, bytes, environment, memcpy_rate};
+use grid::{Case, Payload, batch, bytes, environment, memcpy_rate};
 use hdrhistogram::Histogram;
-use pillion::{Config, FunctionRef, Plan, Session, config::PoolConfig};
+use pillion::{
+    Config, FunctionRef, Plan, Session,
+    config::PoolConfig,
+    host::{Allocation, Part},
+};
 use std::{
     hint::black_box,
     path::Path,
-    sync::Mutex,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
-use tokio::runtime::{Builder, Runtime};
+use tokio::{
+    runtime::{Builder, Runtime},
+    sync::Semaphore,
+};
 use variant::{Door, Mode, Running, Transport, Variant};
 
 /// Round trips of one row in a sample, at least.
 const TRIPS: u64 = 1000;
 
+/// Batches on their way at once, of those that the host fills: so few stay in the caches.
+const IN_FLIGHT: usize = 4;
+
 /// Batches of a stream in a sample, at least.
 const BATCHES: u64 = 300;
 
-async fn open(running: &Running, case: &Case, schema: arrow_schema::SchemaRef) -> Session {
+async fn open(running: &Running, case: &Case, schema: SchemaRef) -> Session {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/functions.py");
     let plan = Plan::scalar(FunctionRef::file(file, case.function), (0..case.columns()).collect(), "r");
     let opened = running.pillion.session(plan).environment(running.environment.clone()).input(schema).open().await;
@@ -68,6 +79,36 @@ async fn stream(session: Session, batch: RecordBatch, count: u64) -> Duration {
     took
 }
 
+/// As [`stream`], but every batch is another one, built where the session says.
+async fn stream_filled(session: Session, schema: SchemaRef, rows: usize, count: u64) -> Duration {
+    let (mut input, mut output) = session.split();
+    let room = Arc::new(Semaphore::new(IN_FLIGHT));
+    let answered = room.clone();
+    let begun = Instant::now();
+    let sender = tokio::spawn(async move {
+        for number in 0..count as i64 {
+            room.acquire().await.expect("open").forget();
+            let mut slot = input.allocate(2 * Allocation::room::<i64>(rows));
+            let (mut a, mut b) = (slot.part::<i64>(rows).expect("room"), slot.part::<i64>(rows).expect("room"));
+            a.iter_mut().zip(number..).for_each(|(value, at)| *value = at);
+            b.fill(number);
+            let column = |part: Part<i64>| Arc::new(Int64Array::new(part.freeze(), None)) as ArrayRef;
+            let batch = RecordBatch::try_new(schema.clone(), vec![column(a), column(b)]).expect("columns of the schema");
+            input.send(batch).await.expect("sent");
+        }
+        input.finish().await.expect("finished");
+    });
+    let mut last = 0;
+    while let Some(answer) = output.recv().await {
+        last = answer.expect("no failure").batch.column(0).as_primitive::<Int64Type>().value(rows - 1);
+        answered.add_permits(1);
+    }
+    let took = begun.elapsed();
+    sender.await.expect("the sender ends");
+    assert_eq!(last, 2 * (count as i64 - 1) + rows as i64 - 1, "the last batch has another sum");
+    took
+}
+
 /// One figure of the grid.
 struct Figure {
     variant: Variant,
@@ -77,6 +118,8 @@ struct Figure {
     trips: Histogram<u64>,
     /// Rows per second of the best sample, as the budgets are told.
     best: f64,
+    /// The same, if the host fills a slot for each batch.
+    filled: f64,
 }
 
 struct Bench {
@@ -120,7 +163,7 @@ impl Bench {
         let found = figures.iter().position(|figure| figure.variant == variant && figure.case == case && figure.rows == rows);
         let index = found.unwrap_or_else(|| {
             let trips = Histogram::new_with_bounds(1, 600_000_000_000, 3).expect("bounds in order");
-            figures.push(Figure { variant, case, rows, trips, best: 0.0 });
+            figures.push(Figure { variant, case, rows, trips, best: 0.0, filled: 0.0 });
             figures.len() - 1
         });
         change(&mut figures[index]);
@@ -176,6 +219,30 @@ impl Bench {
         }
     }
 
+    /// Large batches, none of which was in any cache before its host wrote it.
+    fn filled(&self, criterion: &mut Criterion) {
+        let mut group = criterion.benchmark_group("filled");
+        group.sample_size(10).measurement_time(self.time(3.0)).warm_up_time(self.time(0.5)).sampling_mode(SamplingMode::Flat);
+        let case = Case { function: "arrow_add", payload: Payload::Numbers };
+        for running in &self.running {
+            let rows = grid::LARGE;
+            let batch = batch(case.payload, rows);
+            group.throughput(Throughput::ElementsAndBytes { elements: rows as u64, bytes: bytes(&batch) });
+            group.bench_function(BenchmarkId::new(format!("{}/{}", running.variant.name(), case.name()), rows), |bencher| {
+                bencher.iter_custom(|count| {
+                    let batches = count.max(BATCHES);
+                    let took = self.in_task(running, case, batch.clone(), move |mut session, batch| async move {
+                        round_trips(&mut session, &batch, 8).await;
+                        stream_filled(session, batch.schema(), rows, batches).await
+                    });
+                    let rate = (batches as usize * rows) as f64 / took.as_secs_f64();
+                    self.note(running.variant, case, rows, |figure| figure.filled = figure.filled.max(rate));
+                    took.mul_f64(count as f64 / batches as f64)
+                });
+            });
+        }
+    }
+
     /// Runs `work` in a task of the runtime, with a session of its own.
     fn in_task<T: Send + 'static, F: Future<Output = T> + Send>(
         &self,
@@ -195,7 +262,7 @@ impl Bench {
 
     fn table(&self) {
         println!("\n{:<58} {:>8} {:>10} {:>10} {:>10} {:>12} {:>10}", "", "rows", "p50 µs", "p99 µs", "p99.9 µs", "Mrows/s", "MB/s");
-        for Figure { variant, case, rows, trips, best } in self.figures.lock().expect("no panic").iter() {
+        for Figure { variant, case, rows, trips, best, .. } in self.figures.lock().expect("no panic").iter() {
             let us = |quantile: f64| trips.value_at_quantile(quantile) as f64 / 1e3;
             let megabytes = best * bytes(&batch(case.payload, *rows)) as f64 / *rows as f64 / 1e6;
             let name = format!("{}/{}", variant.name(), case.name());
@@ -227,6 +294,12 @@ impl Bench {
                 let name = format!("2 × int64 added, 100,000-row batches, best: {}", variant.name());
                 println!("{name:<64} {rate:>9.0} Mrows/s {:>8.1} Mrows/s", figure.best / 1e6);
             }
+            if let Some((rate, figure)) =
+                filled_budget(variant).zip(find(variant, "arrow_add", grid::LARGE)).filter(|(_, f)| f.filled > 0.0)
+            {
+                let name = format!("the same, every slot filled by the host: {}", variant.name());
+                println!("{name:<64} {rate:>9.0} Mrows/s {:>8.1} Mrows/s", figure.filled / 1e6);
+            }
         }
         println!("a copy of the same bytes in this run: {:.1} Mrows/s", memcpy_rate() / 1e6);
     }
@@ -235,8 +308,9 @@ impl Bench {
 /// Microseconds of one row, and million rows per second of batches that stay in the caches. Waits spin unless the variant says otherwise.
 fn budget(variant: Variant) -> (f64, f64) {
     let (latency, rate) = match (variant.mode, variant.transport) {
-        // A worker's thread that looks out for work, or sleeps if there is one core.
-        (Mode::Thread, _) => (100.0, 1000.0),
+        (Mode::Thread, Transport::Asleep) => (100.0, 1000.0),
+        // A worker's thread that looks out for work.
+        (Mode::Thread, _) => (30.0, 1000.0),
         (_, Transport::Asleep) => (150.0, 200.0),
         (_, Transport::Inline) => (200.0, 30.0),
         _ => (40.0, 200.0),
@@ -249,6 +323,15 @@ fn budget(variant: Variant) -> (f64, f64) {
     }
 }
 
+/// Million rows per second of batches that are new each time.
+fn filled_budget(variant: Variant) -> Option<f64> {
+    match (variant.mode, variant.transport, variant.door) {
+        (Mode::Thread, _, Door::Embedded) => Some(400.0),
+        (Mode::Process, Transport::Shm, _) => Some(150.0),
+        _ => None,
+    }
+}
+
 fn main() {
     let all = std::env::var("PILLION_BENCH").is_ok_and(|part| part == "all");
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
@@ -257,6 +340,7 @@ fn main() {
     let mut criterion = Criterion::default().without_plots().configure_from_args();
     bench.latency(&mut criterion);
     bench.throughput(&mut criterion);
+    bench.filled(&mut criterion);
     criterion.final_summary();
     bench.table();
     bench.budgets();

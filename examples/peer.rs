@@ -116,6 +116,14 @@ impl Peer {
         Ok(took)
     }
 
+    /// Refuses to stand for shared memory where there is none. After a run, which has sent large batches.
+    async fn truly_shares(&self, session: &Session) -> Result<()> {
+        match self.running.unshared(session.shares_memory(), true).await? {
+            Some(why) => Err(format!("{why}: it would have been measured inline").into()),
+            None => Ok(()),
+        }
+    }
+
     async fn run(&self, work: Work, rows: usize) -> Result<Value> {
         let (mut count, mut figure) = (0, 0i64);
         let took = self
@@ -134,6 +142,9 @@ impl Peer {
             None => values.extend(column.as_string::<i32>().iter().map(|text| json!(text))),
         };
         self.answers(work, rows, see).await?;
+        // Thousands of rows are some tens of kilobytes, at most.
+        self.answers(work, BATCH, |_| {}).await?;
+        self.truly_shares(&self.open(work).await?).await?;
         Ok(json!({ "values": values }))
     }
 
@@ -141,16 +152,23 @@ impl Peer {
     async fn latency(&self, work: Work, count: usize, rate: f64) -> Result<Value> {
         let row = self.input(work).slice(0, 1);
         let mut session = self.open(work).await?;
+        let here = self.running.variant == variant::HERE;
         let mut took = Vec::with_capacity(count);
         let begun = Instant::now();
         for index in 0..WARM + count {
             tokio::time::sleep_until((begun + Duration::from_secs_f64(index as f64 / rate)).into()).await;
             let sent = Instant::now();
-            session.send(row.clone()).await?;
-            session.recv().await.ok_or("the session ended early")??;
+            if here {
+                // The thread is this session's: nobody else is served by it meanwhile.
+                tokio::task::block_in_place(|| session.call_here(row.clone()))?;
+            } else {
+                session.send(row.clone()).await?;
+                session.recv().await.ok_or("the session ended early")??;
+            }
             took.push(sent.elapsed().as_secs_f64() * 1e6);
         }
-        Ok(json!({"us": took[WARM..], "note": "over one open session"}))
+        let note = if here { "on the caller's own thread" } else { "over one open session" };
+        Ok(json!({"us": took[WARM..], "note": note}))
     }
 
     async fn answer(&self, line: &str) -> Result<Value> {
@@ -171,8 +189,11 @@ async fn next(output: &mut SessionOutput) -> Result<Option<RecordBatch>> {
 async fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [name, program, python] = arguments.as_slice() else { return Err("give a variant, the binary and an interpreter".into()) };
-    let variant =
-        variant::ALL.into_iter().find(|variant| variant.name() == *name).ok_or_else(|| format!("no variant is called `{name}`"))?;
+    let variant = variant::ALL
+        .into_iter()
+        .chain([variant::HERE])
+        .find(|variant| variant.name() == *name)
+        .ok_or_else(|| format!("no variant is called `{name}`"))?;
     let config = Config { pool: PoolConfig { max: 1, ..PoolConfig::default() }, ..Config::default() };
     let environment = EnvironmentSpec { preload: vec!["pyarrow.compute".into()], ..EnvironmentSpec::python(python) };
     let running = match variant.start(&config, &environment, Path::new(program)).await {

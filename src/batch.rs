@@ -76,7 +76,8 @@ pub fn sendable(frame: Frame) -> Result<Frame> {
 /// [`Code::SchemaMismatch`] for a column of another type, or a time that does not fit.
 pub fn event_times(name: &str, column: &ArrayRef) -> Result<Int64Array> {
     let unfit = |error: ArrowError| {
-        Error::new(Code::SchemaMismatch, format!("a time in column `{name}` does not fit milliseconds since the epoch")).detail(error.to_string())
+        Error::new(Code::SchemaMismatch, format!("a time in column `{name}` does not fit milliseconds since the epoch"))
+            .detail(error.to_string())
     };
     let millis = match column.data_type() {
         integer if integer.is_integer() => column.clone(),

@@ -31,7 +31,7 @@ fn the_example_needs_nothing() {
     }
     let report: Value = serde_json::from_str(&place.read("figures.json")).unwrap();
     let (measured, absent) = (variants(&report), report["absent"].as_array().unwrap());
-    assert_eq!(measured.len() + absent.len(), 6, "every variant has a row or a reason: {report}");
+    assert_eq!(measured.len() + absent.len(), 7, "every variant has a row or a reason: {report}");
     for absent in absent {
         assert!(!absent["code"].as_str().unwrap().is_empty() && !absent["reason"].as_str().unwrap().is_empty(), "{absent}");
     }
@@ -61,6 +61,19 @@ fn variants_are_chosen_by_mode_and_transport() {
         [("--transport shm --only nothing", "`process shm, embedded`"), ("--mode thread --only process", "`thread, embedded`")]
     {
         place.fails(&format!("{BRIEF} {line}"), 2, &["no variant that was asked for", there_are]);
+    }
+}
+
+#[test]
+fn what_is_not_shared_is_not_called_so() {
+    let place = Place::new();
+    // No arena fits: every body goes inline, whatever was asked for.
+    place.write("small.toml", "[shm]\nmax_bytes = \"1MiB\"\narena_bytes = \"2MiB\"\n");
+    let report = json(&place, &format!("{BRIEF} --config small.toml --only process --json -"));
+    assert_eq!(variants(&report), ["process inline, embedded", "process inline, connect"], "{report}");
+    for absent in report["absent"].as_array().unwrap() {
+        assert_eq!(absent["code"], "not_shared", "{absent}");
+        assert!(absent["reason"].as_str().unwrap().contains("measured inline"), "{absent}");
     }
 }
 

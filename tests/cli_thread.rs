@@ -78,4 +78,9 @@ fn what_threads_cannot_give_is_said() {
     place.fails("run f.py:double --config two.toml --input in.csv --output out.csv", 2, &["`a` and `b`", "one interpreter"]);
     place.write("limit.toml", "[pool]\nmax_memory = \"1GiB\"\n[environments.a]\nmode = \"thread\"\n");
     place.fails("run f.py:double --config limit.toml --input in.csv --output out.csv", 2, &["pool.max_memory", "limit.toml"]);
+    // The same by flag.
+    place.write("memory.toml", "[pool]\nmax_memory = \"1GiB\"\n");
+    for command in ["run f.py:double --input in.csv --output out.csv", "check f.py:double", "bench f.py:double --input in.csv"] {
+        place.fails(&format!("{command} --mode thread --config memory.toml"), 2, &["pool.max_memory", "process mode"]);
+    }
 }

@@ -1,4 +1,5 @@
-//! Faults by name: whatever a function does to its worker, the engine lives on, other sessions notice nothing, and the error says what happened.
+//! Faults by name: whatever a function does to its worker, the engine lives on, other sessions notice nothing, and the error says what happened. In every mode, but for
+//! what threads of the engine's own process cannot survive or refuse ([`NOT_IN_THREADS`]).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
 
@@ -8,6 +9,31 @@ use pillion::{Code, SessionOptions};
 use rustix::process::{Pid, Signal, kill_process};
 use std::time::{Duration, Instant};
 use support::*;
+
+/// The faults that are tried in process mode only, and why. `docs/modes.md` says the same to people.
+const NOT_IN_THREADS: [(&str, &str); 8] = [
+    ("crashes_are_tried_again_and_then_told", "a crash ends the process, and the engine with it"),
+    ("a_worker_killed_by_its_own_hand_counts_as_killed_from_outside", "a crash ends the process, and the engine with it"),
+    ("hangs_are_killed_at_their_deadline_with_the_line_they_hung_at", "a deadline is refused"),
+    ("a_worker_over_its_memory_limit_is_killed", "a memory limit is refused"),
+    ("a_fork_that_returns_into_the_worker_does_not_answer_twice", "a fork copies the engine, without its threads"),
+    ("workers_killed_from_outside_lose_nothing", "there is no process to kill but the engine"),
+    ("a_stopped_worker_is_noticed_by_its_deadline", "there is no process to stop but the engine"),
+    ("a_killed_fork_server_is_replaced", "there is none"),
+];
+
+#[test]
+fn every_fault_is_tried_in_threads_or_named() {
+    let me = include_str!("faults.rs");
+    let tests: Vec<_> = me.split("\n#[test]\nfn ").skip(1).map(|test| (test.split_once('(').unwrap().0, test)).collect();
+    let processes: Vec<_> = tests.iter().filter(|(_, test)| test.contains("\n    both_doors(")).map(|(name, _)| *name).collect();
+    assert_eq!(processes, NOT_IN_THREADS.map(|(name, _)| name));
+    assert!(tests.iter().filter(|(_, test)| test.contains("\n    everywhere(")).count() >= 4);
+    let page = include_str!("../docs/modes.md");
+    for (name, why) in NOT_IN_THREADS {
+        assert!(page.contains(&format!("`{name}`")), "`{name}` is not in docs/modes.md: {why}");
+    }
+}
 
 /// Runs `name` over a batch that trips it between two that do not, beside a session that must notice nothing.
 async fn tripped(rig: &Rig, name: &str, options: SessionOptions) -> pillion::Error {
@@ -91,9 +117,52 @@ fn a_fork_that_returns_into_the_worker_does_not_answer_twice() {
 }
 
 #[test]
+fn functions_that_raise_or_exit_fail_alone() {
+    everywhere(async |setup| {
+        let rig = Rig::new(setup).await;
+        for name in ["raise_on_13", "sys_exit_on_13", "ask_for_too_much_on_13"] {
+            let error = tripped(&rig, name, SessionOptions::default()).await;
+            assert_eq!(error.code(), Code::FunctionRaised, "`{name}`: {error:?}");
+            assert_eq!(error.exception().unwrap().row.as_ref().unwrap().index, 1, "`{name}`");
+        }
+        rig.end().await;
+    });
+}
+
+#[test]
+fn a_hang_that_nobody_waits_for_any_more_holds_up_nobody() {
+    everywhere(async |setup| {
+        let rig = Rig::with(setup, |config| {
+            config.pool.max = 1;
+            config.limits.kill_grace = Duration::from_millis(50);
+        })
+        .await;
+        for name in ["sleep_for_ever_on_13", "spin_for_ever_on_13"] {
+            let mut session = rig.open(name).await;
+            session.send(numbers([13])).await.unwrap();
+            while !rig.pillion.status(true).await.unwrap().pools.iter().flat_map(|pool| &pool.workers).any(|w| w.stacks.contains(name)) {}
+            drop(session);
+            // The only worker is killed, or abandoned; another takes its place.
+            assert_eq!(values(&ask(&mut rig.open("identity").await, numbers([1])).await.unwrap().batch), [Some(1)], "`{name}`");
+        }
+        rig.end().await;
+    });
+}
+
+#[test]
 fn megabytes_of_output_do_not_block() {
-    both_doors(async |door| {
-        let rig = Rig::new(door).await;
+    // In threads a function writes where this process does.
+    if std::env::var_os("PILLION_TEST_ALONE").is_none() {
+        let me = std::env::current_exe().unwrap();
+        let mut again = std::process::Command::new(me);
+        again.args(["--exact", "megabytes_of_output_do_not_block", "--nocapture"]).env("PILLION_TEST_ALONE", "1");
+        let output = again.output().unwrap();
+        let end = output.stderr.len().saturating_sub(2000);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr[end..]));
+        return;
+    }
+    everywhere(async |setup| {
+        let rig = Rig::new(setup).await;
         let answers = exchange(rig.open("print_a_lot").await, (0..3).map(|at| numbers(at * 10..at * 10 + 10))).await;
         assert!(answers.iter().all(Result::is_ok), "{answers:?}");
         rig.end().await;

@@ -147,7 +147,8 @@ fn state_is_kept_per_key() {
 fn every_kind_of_cell_is_kept() {
     everywhere(async |setup| {
         let rig = Rig::new(setup).await;
-        let steps = [Step::Rows(vec![(1, 5, 0), (2, 7, 0)]), Step::Rows(vec![(1, 5, 0), (1, 6, 0)]), Step::Rows(vec![(2, 7, 0), (1, 1, 0)])];
+        let steps =
+            [Step::Rows(vec![(1, 5, 0), (2, 7, 0)]), Step::Rows(vec![(1, 5, 0), (1, 6, 0)]), Step::Rows(vec![(2, 7, 0), (1, 1, 0)])];
         let session = open(&rig, "Histories", by_key()).await;
         let seen = per_key(&main_rows(&run(&rig, session, &steps).await.unwrap()));
         assert_eq!(seen[&1], [vec![5, 1, 1], vec![10, 2, 1], vec![16, 3, 2], vec![17, 4, 3]]);
@@ -281,7 +282,8 @@ fn a_null_key_is_refused() {
     support::run(async {
         let rig = Rig::new(support::Door::Embedded).await;
         let column = |values: Vec<Option<i64>>| Arc::new(Int64Array::from(values)) as ArrayRef;
-        let nobody = RecordBatch::try_new(rows(&[]).schema(), vec![column(vec![None]), column(vec![Some(1)]), column(vec![Some(1)])]).unwrap();
+        let nobody =
+            RecordBatch::try_new(rows(&[]).schema(), vec![column(vec![None]), column(vec![Some(1)]), column(vec![Some(1)])]).unwrap();
         let mut session = open(&rig, "Sum", by_key()).await;
         session.send(nobody).await.unwrap();
         assert_eq!(session.recv().await.unwrap().unwrap_err().code(), Code::KeyNull);

@@ -62,7 +62,8 @@ fn a_host_that_breaks_the_protocol_ends_only_its_own_session() {
             (vec![(1, Message::Batch(header.clone())), (2, Message::Watermark(Default::default()))], "protocol_violation"),
             (vec![(5, Message::Watermark(Default::default()))], "protocol_violation"),
             (vec![(1, Message::Batch(huge))], "batch_too_large"),
-            (vec![(1, Message::Broadcast(header.clone()))], "unsupported"),
+            // To an input that only a keyed session may have, see below.
+            (vec![(1, Message::Batch(garbage.clone()))], "unsupported"),
             (vec![(1, Message::Batch(garbage)), (2, Message::End(proto::End::default()))], "protocol_violation"),
         ];
         let channel = tonic::transport::Endpoint::from_shared(rig.endpoint.clone().unwrap()).unwrap().connect().await.unwrap();
@@ -72,6 +73,7 @@ fn a_host_that_breaks_the_protocol_ends_only_its_own_session() {
             requests.extend(messages.into_iter().map(|(seq, message)| proto::ExecuteRequest {
                 seq,
                 message: Some(message),
+                input: u32::from(code == "unsupported"),
                 ..Default::default()
             }));
             // The stream stays open behind the messages, so that only they can be what ends the session.

@@ -4,10 +4,14 @@
 
 mod support;
 
-use arrow_array::{Array, cast::AsArray};
-use pillion::{Code, EnvironmentSpec, Plan, config::EnvironmentConfig};
+use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, cast::AsArray};
+use pillion::{
+    Code, EnvironmentSpec, Plan,
+    config::{EnvironmentConfig, Requirements},
+    host::Allocation,
+};
 use rustix::process::{Pid, Signal, kill_process};
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use support::*;
 
 /// Descriptors of this process that are shared memory of Pillion, and mappings of it.
@@ -54,6 +58,102 @@ fn inputs_lie_in_the_arena_and_are_read_only() {
             assert!(place.contains(arena) && place.contains("r--s"), "{place}");
             assert!(name != "where_pandas" || place.contains("read-only"), "{place}");
         }
+        rig.end().await;
+    });
+}
+
+/// A column of consecutive numbers, built where the session says.
+fn built(session: &pillion::Session, rows: usize) -> RecordBatch {
+    let mut room = session.allocate(Allocation::room::<i64>(rows));
+    let mut part = room.part::<i64>(rows).unwrap();
+    part.iter_mut().zip(0..).for_each(|(value, row)| *value = row);
+    let column = Arc::new(Int64Array::new(part.freeze(), None)) as ArrayRef;
+    RecordBatch::try_from_iter_with_nullable([("a", column, true)]).unwrap()
+}
+
+/// The shared file that an address of this process lies in, and where in it.
+fn place_of(address: usize) -> Option<(String, usize)> {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    maps.lines().find_map(|line| {
+        let parts: Vec<_> = line.split_whitespace().collect();
+        let number = |text: &str| usize::from_str_radix(text, 16).unwrap();
+        let (start, end) = parts[0].split_once('-').map(|(start, end)| (number(start), number(end))).unwrap();
+        let inside = (start..end).contains(&address) && parts.len() > 5;
+        inside.then(|| (parts[5].to_owned(), address - start + number(parts[2])))
+    })
+}
+
+/// The worker sees the very bytes that the host wrote: at the same address in threads of this process, at the same place of the same file in another.
+#[test]
+fn what_a_host_builds_in_a_slot_is_not_copied() {
+    everywhere(async |setup| {
+        let rig = Rig::with(setup, |config| {
+            let requirements = ["numpy", "pandas", "pyarrow"].map(str::to_owned).to_vec();
+            config.environments.entry("default".into()).or_default().requirements = Requirements::List(requirements);
+        })
+        .await;
+        let plan = Plan::scalar(function_in("memory.py", "place_arrow"), vec![0], "r");
+        let opened = rig.pillion.session(plan).input(numbers([1]).schema()).open().await;
+        let mut session = opened.unwrap();
+        let (mut shared, mut same_address, mut same_place) = (0, 0, 0);
+        for _ in 0..20 {
+            let batch = built(&session, 10_000);
+            let address = batch.column(0).to_data().buffers()[0].as_ptr().addr();
+            let ours = place_of(address).filter(|(file, _)| file.contains("memfd:pillion-session"));
+            let answer = ask(&mut session, batch).await.unwrap();
+            let text = strings(&answer.batch)[9_999].clone().unwrap();
+            let words: Vec<_> = text.split(' ').collect();
+            shared += usize::from(ours.is_some());
+            same_address += usize::from(words[0].parse() == Ok(address));
+            same_place += usize::from(ours.is_some_and(|(file, at)| file.contains(words[1]) && words[2].parse() == Ok(at)));
+        }
+        println!("{shared} shared, {same_address} at the same address, {same_place} at the same place");
+        match (setup.mode, transport(), setup.door) {
+            (Mode::Thread, _, Door::Embedded) => assert_eq!((shared, same_address), (0, 20)),
+            (Mode::Process, Transport::Shm, Door::Embedded) => assert_eq!((shared, same_place), (20, 20)),
+            // The arena comes with the first answers.
+            (Mode::Process, Transport::Shm, _) => assert!(shared >= 15 && same_place == shared),
+            (Mode::Thread, Transport::Shm, _) => assert!(shared >= 15, "what the sidecar decodes, it copies"),
+            (_, Transport::Inline, _) => assert_eq!(shared, 0),
+        }
+        // A batch may be sent again, and cut: it is then copied like any other.
+        let batch = built(&session, 1000);
+        for batch in [batch.clone(), batch.clone(), batch.slice(100, 50), built(&session, 1000).slice(10, 7)] {
+            assert_eq!(ask(&mut session, batch.clone()).await.unwrap().batch.num_rows(), batch.num_rows());
+        }
+        rig.end().await;
+    });
+}
+
+/// Slots of batches whose worker dies are sent to the next one, and come back to their host.
+#[test]
+fn what_a_host_has_built_survives_its_worker() {
+    both_doors(async |door| {
+        let rig = Rig::with(door, |config| config.shm.max_bytes = 64 << 20).await;
+        let (mut input, mut output) = rig.open("identity").await.split();
+        let sending = tokio::spawn(async move {
+            for at in 0..200 {
+                let mut room = input.allocate(Allocation::room::<i64>(20_000));
+                let mut part = room.part::<i64>(20_000).unwrap();
+                part.iter_mut().zip(20_000 * at..).for_each(|(value, number)| *value = number);
+                let column = Arc::new(Int64Array::new(part.freeze(), None)) as ArrayRef;
+                input.send(RecordBatch::try_from_iter_with_nullable([("a", column, true)]).unwrap()).await.unwrap();
+            }
+            input.finish().await.unwrap();
+        });
+        let mut at = 0;
+        while let Some(answer) = output.recv().await {
+            assert_eq!(values(&answer.unwrap().batch), (20_000 * at..20_000 * (at + 1)).map(Some).collect::<Vec<_>>(), "batch {at}");
+            at += 1;
+            if at % 40 == 0 {
+                for pid in worker_pids(&rig.pillion).await {
+                    // It may have ended by itself.
+                    let _ = kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
+                }
+            }
+        }
+        assert_eq!(at, 200);
+        sending.await.unwrap();
         rig.end().await;
     });
 }

@@ -140,7 +140,10 @@ fn the_root_links_no_python_and_the_worker_only_wire() {
 #[test]
 fn session_and_pool_see_only_the_trait_of_workers() {
     let applies = |file: &File| (file.name.starts_with("src/session/") || file.name.starts_with("src/pool/")) && !file.is_test();
-    report("session and pool see only `trait Worker`", mentions(applies, &["worker::process", "worker::fake", "process::link", "rustix"]));
+    report(
+        "session and pool see only `trait Worker`",
+        mentions(applies, &["worker::process", "worker::thread", "worker::fake", "process::link", "rustix"]),
+    );
 }
 
 #[test]

@@ -43,6 +43,8 @@ PACKAGES = {
     "pillion": ["pyarrow"],
 }
 PILLION = ["process inline", "process shm", "thread"]
+# A batch on its caller's own thread, which is a matter of latency alone.
+CALLERS_THREAD = "thread here, embedded"
 WORKS = {"add": "two int64 columns added", "json": "a field taken from JSON text, row by row"}
 # Rows of the smallest run, by which the fixed cost is told.
 SMALL = 100_000
@@ -93,6 +95,7 @@ def sides(only, log):
             found.append(
                 (f"Pillion {way}, {door}", "pillion", lambda python, name=f"{way}, {door}": [str(peer), name, str(binary), python])
             )
+    found.append((f"Pillion {CALLERS_THREAD}", "pillion", lambda python: [str(peer), CALLERS_THREAD, str(binary), python]))
     for name, environment, words in PEERS:
         found.append((name, environment, lambda python, words=words: [python, str(HERE / words[0]), *words[1:]]))
     made = []
@@ -181,7 +184,7 @@ def compare(made, options):
 
     def each(where, among, what, *arguments):
         for side in among:
-            if side.adapter is None:
+            if side.adapter is None or (what is not delay and side.name.endswith(CALLERS_THREAD)):
                 continue
             try:
                 what(side, *arguments)

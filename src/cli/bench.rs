@@ -135,7 +135,7 @@ impl BenchArgs {
         });
         let of_transport =
             |variant: &Variant| variant.mode == variant::Mode::Thread || transport.is_none_or(|transport| variant.transport == transport);
-        let possible: Vec<Variant> = variant::ALL.into_iter().filter(of_mode).filter(of_transport).collect();
+        let possible: Vec<Variant> = variant::ALL.into_iter().chain([variant::HERE]).filter(of_mode).filter(of_transport).collect();
         let variants: Vec<Variant> = possible.iter().copied().filter(wanted).collect();
         if variants.is_empty() {
             let names: Vec<String> = possible.iter().map(|variant| format!("`{}`", variant.name())).collect();

@@ -72,8 +72,7 @@ impl EngineArgs {
         let mut flags = Flags::default();
         flags.set("--workers", "pool.max", workers);
         flags.set("--transport", "shm.enabled", self.transport().map(|transport| transport == Transport::Shm));
-        let config = config::load(self.config.as_deref(), &flags)?;
-        Ok(Pillion::embedded(config).await?)
+        Ok(Pillion::embedded(self.load(&flags)?).await?)
     }
 
     /// The configuration of an engine inside this process, for a command that starts its own.
@@ -87,7 +86,16 @@ impl EngineArgs {
         }
         let mut flags = Flags::default();
         flags.set("--workers", "pool.max", Some(workers));
-        Ok(config::load(self.config.as_deref(), &flags)?)
+        self.load(&flags)
+    }
+
+    /// The configuration; what it asks for that threads cannot give is refused here if they were asked for by flag.
+    fn load(&self, flags: &Flags) -> Result<Config, Failure> {
+        let config = config::load(self.config.as_deref(), flags)?;
+        if self.mode == Some(Mode::Thread) {
+            config.check_threads()?;
+        }
+        Ok(config)
     }
 
     /// The environment that the flags ask for.

@@ -53,7 +53,6 @@ impl Failure {
             // A wrong configuration is a mistake of whoever gave the command, wherever it was noticed.
             Failure::Engine { error, .. } if error.code() == Code::ConfigInvalid => 2,
             Failure::Usage(_) => 2,
-            Failure::Engine { error, .. } if error.code() == Code::ConfigInvalid => 2,
             Failure::Data(_) | Failure::Engine { .. } => 1,
             Failure::Interrupted(signal) => u8::try_from(128 + signal).unwrap_or(u8::MAX),
         }

@@ -9,6 +9,7 @@ use figment::value::{Dict, Map, Tag, Value};
 use figment::{Figment, Metadata, Profile, Provider, Source};
 
 use super::listen::loopback;
+use super::modes::{Contradiction, no_deadline};
 use super::{Config, Requirements};
 use crate::error::{Code, Error};
 use crate::session::MAX_WEIGHT;
@@ -126,8 +127,8 @@ fn compose(file: Option<&Path>, variables: impl Iterator<Item = (OsString, OsStr
 
     let origins = Origins { figment: &figment, file, variables: &variables, flags: &flags.0 };
     let mut config = figment.extract::<Config>().map_err(|error| origins.explain(error))?;
-    check(&config).map_err(|problem| {
-        let source = origins.source_of(problem.key).unwrap_or_default();
+    check(&config).and_then(|()| origins.check_threads(&config)).map_err(|problem| {
+        let source = origins.source_of(&problem.key).unwrap_or_default();
         Error::new(Code::ConfigInvalid, format!("`{}`{source}: {}", problem.key, problem.message)).hint(problem.hint)
     })?;
     if let Some(base) = file.and_then(Path::parent) {
@@ -231,6 +232,12 @@ impl Origins<'_> {
         explained.detail(detail)
     }
 
+    /// Who sets a deadline wants one, even if it is as long as the default.
+    fn check_threads(&self, config: &Config) -> Result<(), Problem> {
+        let Contradiction { key, message, hint } = no_deadline();
+        if config.has_threads() && self.source_of(&key).is_some() { Err(Problem { key, message, hint }) } else { Ok(()) }
+    }
+
     /// Who set `key`, as a phrase that follows it: " in `pillion.toml`". None for defaults.
     fn source_of(&self, key: &str) -> Option<String> {
         let find = |settings: &[Setting]| settings.iter().rev().find(|s| s.key == key || key.starts_with(&format!("{}.", s.key))).cloned();
@@ -267,7 +274,7 @@ fn distance(a: &str, b: &str) -> usize {
 
 /// A setting that reads well but cannot work.
 struct Problem {
-    key: &'static str,
+    key: String,
     message: String,
     hint: &'static str,
 }
@@ -275,7 +282,7 @@ struct Problem {
 /// What no single type can check.
 fn check(config: &Config) -> Result<(), Problem> {
     let (pool, limits) = (&config.pool, &config.limits);
-    let problem = |key, message: String, hint| Err(Problem { key, message, hint });
+    let problem = |key: &str, message: String, hint| Err(Problem { key: key.to_owned(), message, hint });
     if pool.max == 0 {
         return problem("pool.max", "a pool needs at least one worker".into(), "leave it out for one worker per core");
     }
@@ -332,7 +339,7 @@ fn check(config: &Config) -> Result<(), Problem> {
         );
     }
     if let Some(found) = config.contradiction() {
-        return problem(found.key, found.message, found.hint);
+        return problem(&found.key, found.message, found.hint);
     }
     for (key, path) in [("cache_dir", &config.cache_dir), ("runtime_dir", &config.runtime_dir)] {
         if !path.is_absolute() {

@@ -48,6 +48,9 @@ fn what_is_printed_reads_back() {
     let text = config.to_toml();
     assert!(text.contains("max_batch_bytes = \"256MiB\"") && text.contains("max_age = \"1h 30m\""), "{text}");
     assert_eq!(from(&text, &[], &Flags::default()).unwrap(), config);
+    let threads = crate::config::EnvironmentConfig { mode: crate::environment::Mode::Thread, ..Default::default() };
+    config.environments.insert("inside".into(), threads);
+    assert_eq!(from(&config.to_toml(), &[], &Flags::default()).unwrap(), config);
 }
 
 #[test]
@@ -110,6 +113,15 @@ fn wrong_values_are_refused_with_their_source() {
         ("[telemetry]\notlp_endpoint = \"https:a\"", "`telemetry.otlp_endpoint` in `pillion.toml`: `https:a` is no `http` address"),
         ("[limits]\nmetric_series = 0", "`limits.metric_series` in `pillion.toml`: zero leaves no room"),
         ("[environments.ml]\npython = 3.11", "`environments.ml.python` in `pillion.toml`: expected a string, found float `3.11`"),
+        (
+            "[limits]\nbundle_deadline = \"30s\"\n[environments.a]\nmode = \"thread\"",
+            "`limits.bundle_deadline` in `pillion.toml`: thread mode has no",
+        ),
+        ("[environments.a]\nmode = \"thread\"\nstart = \"spawn\"", "`environments.a.start` in `pillion.toml`: in thread mode no process"),
+        (
+            "[environments.a]\nmode = \"thread\"\nvariables.PYTHONUTF8 = \"1\"",
+            "`environments.a.variables` in `pillion.toml`: in thread mode",
+        ),
         ("[environments.ml]\nstart = \"thread\"", "`environments.ml.start` in `pillion.toml`"),
         ("cache_dir = \"relative\"", "`cache_dir` in `pillion.toml`: `relative` is not an absolute path"),
     ];

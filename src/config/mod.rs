@@ -75,7 +75,12 @@ impl Config {
     /// The configuration in effect as TOML; read back by [`load`], it gives the same.
     pub fn to_toml(&self) -> String {
         // Every field is a table, text, number, boolean or list of them, so this cannot fail; a comment would say so if it did.
-        toml::to_string_pretty(self).unwrap_or_else(|error| format!("# {error}\n"))
+        let text = toml::to_string_pretty(self).unwrap_or_else(|error| format!("# {error}\n"));
+        if !self.has_threads() || self.limits.bundle_deadline != Limits::default().bundle_deadline {
+            return text;
+        }
+        // Nobody has set it, and read back it would be refused.
+        text.lines().filter(|line| !line.starts_with("bundle_deadline = ")).map(|line| format!("{line}\n")).collect()
     }
 }
 

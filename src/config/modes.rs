@@ -1,13 +1,13 @@
 //! What thread mode cannot give, and who asks for it.
 
 use super::{Config, Limits};
-use crate::environment::{DEFAULT, EnvironmentSpec, Mode};
+use crate::environment::{DEFAULT, EnvironmentSpec, Mode, refused_in_threads};
 use crate::error::{Code, Error};
 
 /// A setting that contradicts thread mode.
 pub(crate) struct Contradiction {
     /// The setting.
-    pub key: &'static str,
+    pub key: String,
     /// What is wrong.
     pub message: String,
     /// What to do.
@@ -21,23 +21,35 @@ impl Config {
     pub(crate) fn refused_by_threads(&self) -> Option<Contradiction> {
         if self.pool.max_memory.is_some() {
             let message = "thread mode cannot limit the memory of a function, which shares it with the whole process".to_owned();
-            return Some(Contradiction { key: "pool.max_memory", message, hint: HINT });
+            return Some(Contradiction { key: "pool.max_memory".to_owned(), message, hint: HINT });
         }
-        if self.limits.bundle_deadline != Limits::default().bundle_deadline {
-            let message = "thread mode has no deadline, because a function that hangs cannot be ended".to_owned();
-            return Some(Contradiction { key: "limits.bundle_deadline", message, hint: HINT });
-        }
-        None
+        (self.limits.bundle_deadline != Limits::default().bundle_deadline).then(no_deadline)
+    }
+
+    /// As an engine would refuse them when a host asks for threads: for a command that knows that it will.
+    ///
+    /// # Errors
+    /// [`Code::ConfigInvalid`].
+    pub fn check_threads(&self) -> Result<(), Error> {
+        self.refused_by_threads().map_or(Ok(()), |found| Err(found.into()))
+    }
+
+    /// Whether some environment runs in threads.
+    pub(super) fn has_threads(&self) -> bool {
+        self.environments.values().any(|environment| environment.mode == Mode::Thread)
     }
 
     /// The first contradiction between the configured environments' modes, and between them and the limits.
     pub(super) fn contradiction(&self) -> Option<Contradiction> {
-        let threads: Vec<_> = self.environments.iter().filter(|(_, one)| one.mode == Mode::Thread).map(|(name, _)| name).collect();
+        let threads: Vec<_> = self.environments.iter().filter(|(_, one)| one.mode == Mode::Thread).collect();
         match threads[..] {
             [] => None,
-            [_] => self.refused_by_threads(),
-            [first, second, ..] => Some(Contradiction {
-                key: "environments",
+            [(name, one)] => self.refused_by_threads().or_else(|| {
+                let (field, message, hint) = refused_in_threads(one.start, &one.variables)?;
+                Some(Contradiction { key: format!("environments.{name}.{field}"), message, hint })
+            }),
+            [(first, _), (second, _), ..] => Some(Contradiction {
+                key: "environments".to_owned(),
                 message: format!("`{first}` and `{second}` have `mode = \"thread\"`, and a process has room for one interpreter"),
                 hint: "run all but one in process mode",
             }),
@@ -56,17 +68,26 @@ impl Config {
     /// # Errors
     /// [`Code::ConfigInvalid`].
     pub(crate) fn check_modes(&self) -> Result<(), Error> {
-        match self.contradiction() {
-            Some(found) => Err(Error::new(Code::ConfigInvalid, format!("`{}`: {}", found.key, found.message)).hint(found.hint)),
-            None => Ok(()),
-        }
+        self.contradiction().map_or(Ok(()), |found| Err(found.into()))
+    }
+}
+
+/// Of a deadline that was set, be it the default.
+pub(super) fn no_deadline() -> Contradiction {
+    let message = "thread mode has no deadline, because a function that hangs cannot be ended".to_owned();
+    Contradiction { key: "limits.bundle_deadline".to_owned(), message, hint: HINT }
+}
+
+impl From<Contradiction> for Error {
+    fn from(found: Contradiction) -> Self {
+        Error::new(Code::ConfigInvalid, format!("`{}`: {}", found.key, found.message)).hint(found.hint)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::EnvironmentConfig;
+    use crate::{config::EnvironmentConfig, environment::Start};
     use std::time::Duration;
 
     fn with_threads(names: &[&str]) -> Config {
@@ -97,10 +118,16 @@ mod tests {
         assert!(others.iter().all(|spec| config.allows_threads(spec)));
     }
 
+    fn change(config: &mut Config, change: impl FnOnce(&mut EnvironmentConfig)) {
+        config.environments.get_mut("a").map(change);
+    }
+
     #[test]
     fn what_only_a_process_gives_is_refused_where_it_was_asked_for() {
         type Break = fn(&mut Config);
-        let breaks: [(Break, &str); 2] = [
+        let breaks: [(Break, &str); 4] = [
+            (|config| change(config, |a| a.start = Start::Spawn), "`environments.a.start`"),
+            (|config| change(config, |a| drop(a.variables.insert("PYTHONUTF8".into(), "1".into()))), "`environments.a.variables`"),
             (|config| config.pool.max_memory = Some(1 << 30), "`pool.max_memory`"),
             (|config| config.limits.bundle_deadline = Duration::from_secs(3), "`limits.bundle_deadline`"),
         ];
@@ -110,7 +137,8 @@ mod tests {
             assert!(config.check_modes().unwrap_err().message().contains(key));
             config.environments.clear();
             config.check_modes().unwrap();
-            assert!(config.refused_by_threads().is_some(), "asked for by a host, it is refused as well");
+            let of_the_engine = !key.contains("environments");
+            assert_eq!(config.check_threads().is_err(), of_the_engine, "asked for by a host, it is refused as well");
         }
     }
 }

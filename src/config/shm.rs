@@ -20,7 +20,9 @@ pub struct ShmConfig {
     /// Size of one arena; made when it is first needed, by each worker and for each. A larger body gets a larger one, at most 1GiB. Default 32MiB.
     #[serde(with = "units::size")]
     pub arena_bytes: u64,
-    /// Most bytes of all arenas that the engine makes, and of those of one worker or session; beyond that bodies go inline. Default 1GiB.
+    /// Most bytes of all arenas that the engine makes together: for what it sends to its workers, for the inputs of connected sessions, and for what an embedded host
+    /// builds in place (`Session::allocate`). A connected session's come to no more than `limits.session_input_bytes` and one arena. What a worker makes for its
+    /// results counts by itself, up to the same number. Beyond that bodies go inline, until other arenas are gone: they stay until their worker or session ends. Default 1GiB.
     #[serde(with = "units::size")]
     pub max_bytes: u64,
     /// Smaller bodies go inline. Default 32KiB.

@@ -27,6 +27,7 @@ use crate::error::{Code, Error};
 
 pub use interpreter::Interpreter;
 pub use requirements::read_requirements;
+pub(crate) use spec::refused_in_threads;
 pub use spec::{EnvironmentSpec, Mode, Start};
 
 use identity::{Files, Identity};

@@ -154,17 +154,21 @@ impl EnvironmentSpec {
         if let Some(line) = self.requirements.iter().find(|line| line.contains(['\n', '\r', '\0'])) {
             return invalid(format!("the requirement {line:?} is more than one line"), "give one requirement per entry");
         }
-        if self.mode == Some(Mode::Thread) {
-            if self.start == Start::Spawn {
-                return invalid("in thread mode no process is started".into(), "leave `start` out");
-            }
-            if let Some(name) = self.variables.keys().find(|name| name.starts_with("PYTHON")) {
-                let message = format!("in thread mode the variable `{name}` cannot be set: Python reads it when it starts");
-                return invalid(message, "set it for the process that runs the engine");
-            }
+        match refused_in_threads(self.start, &self.variables).filter(|_| self.mode == Some(Mode::Thread)) {
+            Some((_, message, hint)) => invalid(message, hint),
+            None => Ok(()),
         }
-        Ok(())
     }
+}
+
+/// What of an environment nothing could do in threads of this process: the field, what is wrong, and a hint.
+pub(crate) fn refused_in_threads(start: Start, variables: &BTreeMap<String, String>) -> Option<(&'static str, String, &'static str)> {
+    if start == Start::Spawn {
+        return Some(("start", "in thread mode no process is started".to_owned(), "leave `start` out"));
+    }
+    let name = variables.keys().find(|name| name.starts_with("PYTHON"))?;
+    let message = format!("in thread mode the variable `{name}` cannot be set: Python reads it when it starts");
+    Some(("variables", message, "set it for the process that runs the engine"))
 }
 
 /// Why a variable may not be set; the text is a hint.

@@ -9,9 +9,10 @@
 //! plans whose results have as many rows as their inputs.
 
 use super::{
+    link::Shared,
     open::Allowance,
     sender::Sender,
-    session::{Output, Shared},
+    session::Output,
     shares::{nanos, shared_out},
 };
 use crate::{

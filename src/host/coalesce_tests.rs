@@ -1,10 +1,13 @@
 use super::*;
 use crate::{
-    config::{Limits, PoolConfig},
+    config::{Limits, PoolConfig, ShmConfig},
     host::session::Session,
     pool::{Pool, PoolLimits},
     session::{Ids, OpenRequest, open},
-    worker::fake::{Act, FakeFactory},
+    worker::{
+        fake::{Act, FakeFactory},
+        process::ring_door::Memory,
+    },
 };
 use arrow_array::{ArrayRef, Int64Array, cast::AsArray, types::Int64Type};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
@@ -61,7 +64,7 @@ async fn bench(kind: &str, workers: usize, limits: Limits, act: Act, allowance: 
         ..Default::default()
     };
     let opened = open(pool, request, Ids { session: "s-1".into(), plan: 1 }, ("test", false), &limits).await.unwrap();
-    let session = Session::embedded(opened, schema()).unwrap();
+    let session = Session::embedded(opened, &Memory::new(ShmConfig::default(), &Limits::default()), vec![schema()]).unwrap();
     let session = match allowance {
         Some(allowance) => session.coalesce(allowance),
         None => session,

@@ -1,6 +1,9 @@
 //! A batch on its caller's own thread.
 
-use super::session::{Link, Output, Session};
+use super::{
+    link::Link,
+    session::{Output, Session},
+};
 use crate::{
     batch::Batch,
     error::{Code, Error, Result},

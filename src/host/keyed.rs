@@ -37,7 +37,8 @@ impl KeyedOptions {
     }
 
     pub(super) fn to_proto(&self, schema: &Schema) -> Result<proto::KeyedOptions> {
-        let first = KeyedInput { schema: Schema::empty().into(), keys: self.keys.clone(), event_time: self.event_time.clone(), broadcast: false };
+        let first =
+            KeyedInput { schema: Schema::empty().into(), keys: self.keys.clone(), event_time: self.event_time.clone(), broadcast: false };
         let mut inputs = vec![proto::KeyedInput { schema: Vec::new(), ..first.to_proto(schema)? }];
         for input in &self.more_inputs {
             inputs.push(input.to_proto(&input.schema)?);

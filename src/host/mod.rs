@@ -30,10 +30,12 @@
 //! # }
 //! ```
 
+mod allocate;
 mod coalesce;
 mod function;
 mod here;
 mod keyed;
+mod link;
 mod open;
 mod remote;
 mod sender;
@@ -41,6 +43,7 @@ mod session;
 mod shares;
 mod sharing;
 
+pub use allocate::{Allocation, Part};
 pub use function::{FunctionRef, Plan, PlanCall, Source};
 pub use keyed::{Event, KeyedInput, KeyedOptions};
 pub use open::{Described, FunctionDescription, OnError, SessionBuilder, SessionOptions};

@@ -156,7 +156,7 @@ impl SessionBuilder {
         let more = self.keyed.iter().flat_map(|keyed| &keyed.more_inputs).map(|input| input.schema.clone());
         let inputs = [self.schema].into_iter().chain(more).collect();
         let session = match &self.pillion.0 {
-            Door::Embedded(engine) => Session::embedded(engine.open(request, &self.environment).await?, inputs)?,
+            Door::Embedded(engine) => Session::embedded(engine.open(request, &self.environment).await?, engine.memory(), inputs)?,
             Door::Remote(remote) => remote.open(request, &self.environment, inputs).await?,
         };
         let SessionOptions { max_delay, max_rows, unordered, .. } = self.options;

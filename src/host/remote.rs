@@ -2,8 +2,10 @@
 
 use super::{
     FunctionDescription,
+    allocate::Allocator,
+    link::{Link, Opened},
     open::schema,
-    session::{Limits, Link, Opened, Session},
+    session::{Limits, Session},
     sharing::{Outlet, Sharing},
 };
 use crate::{
@@ -20,6 +22,7 @@ use pillion_wire::{
     CAPABILITY_SHM, CONNECTION_WINDOW_BYTES, MAX_MESSAGE_BYTES, PROTOCOL_VERSION, STREAM_WINDOW_BYTES,
     frame::{Assembler, FrameLimits},
     proto::{self, execute_request as request, execute_response as response, host_client::HostClient},
+    shm::Slot,
 };
 use std::{
     path::PathBuf,
@@ -204,7 +207,9 @@ impl Remote {
             trusted: opened.trusted,
             limits,
         };
-        Session::new(opened, inputs, Amount { bytes: credit.bytes, rows: credit.rows }, Link::Remote(Arc::new(remote)))
+        let remote = Arc::new(remote);
+        let allocator = Allocator::remote(remote.clone());
+        Session::new(opened, inputs, Amount { bytes: credit.bytes, rows: credit.rows }, Link::Remote(remote), allocator)
     }
 }
 
@@ -239,11 +244,11 @@ impl RemoteSession {
             Input::Batch(batch) | Input::Other(_, batch) => {
                 let mut frame = batch.into_frame(&mut None)?;
                 if let Some(sharing) = &self.sharing {
-                    let (placed, wanted) = sharing.place(frame);
-                    frame = placed;
-                    wanted.map_or(Ok(()), |wanted| self.send(ask(0, request::Message::ArenaWanted(wanted))))?;
+                    frame = sharing.place(frame);
                 }
-                frame.into_messages().try_for_each(|message| self.send(proto::ExecuteRequest { input: from, ..ask(seq, request::Message::Batch(message)) }))
+                frame
+                    .into_messages()
+                    .try_for_each(|message| self.send(proto::ExecuteRequest { input: from, ..ask(seq, request::Message::Batch(message)) }))
             }
             Input::ProcessingTime(timestamp_ms) => {
                 self.send(ask(seq, request::Message::ProcessingTime(proto::ProcessingTime { timestamp_ms })))
@@ -252,6 +257,16 @@ impl RemoteSession {
             Input::Idle(idle) => self.send(ask(seq, request::Message::Idle(idle))),
             Input::Barrier(barrier) => self.send(ask(seq, request::Message::Barrier(barrier))),
         }
+    }
+
+    /// Whether the sidecar's memory is within reach.
+    pub fn shares_memory(&self) -> bool {
+        self.sharing.is_some()
+    }
+
+    /// A slot to build a batch in, if there is room.
+    pub fn allocate(&self, bytes: u64) -> Option<Slot> {
+        self.sharing.as_ref()?.allocate(bytes)
     }
 
     pub fn finish(&self, seq: u64) -> Result<()> {

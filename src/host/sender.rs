@@ -1,6 +1,6 @@
 //! The sending end of a session: checks batches, makes them ready for the engine, numbers them and passes them on.
 
-use super::session::{Limits, Link};
+use super::{allocate::Allocator, link::Link, session::Limits};
 use crate::{
     batch::{Batch, sendable},
     error::{Code, Error, Result},
@@ -9,6 +9,7 @@ use crate::{
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use pillion_wire::ipc::Encoder;
+use std::sync::Arc;
 
 /// Numbers its inputs from 1.
 pub(super) struct Sender {
@@ -20,10 +21,11 @@ pub(super) struct Sender {
     last_seq: u64,
     /// The workers are threads of this process, which need no frames.
     keeps_arrays: bool,
+    allocator: Arc<Allocator>,
 }
 
 impl Sender {
-    pub fn new(link: Link, limits: Limits, inputs: Vec<SchemaRef>) -> Result<Self> {
+    pub fn new(link: Link, limits: Limits, inputs: Vec<SchemaRef>, allocator: Arc<Allocator>) -> Result<Self> {
         let encoder = |schema: SchemaRef| {
             Encoder::new(schema).map_err(|error| Error::new(Code::UnsupportedType, format!("the input cannot be sent: {error}")))
         };
@@ -32,7 +34,7 @@ impl Sender {
         let missing = || Error::new(Code::InvariantBroken, "a session has no input");
         let encoder = encoders.pop().ok_or_else(missing)?;
         let keeps_arrays = matches!(&link, Link::Embedded(session) if session.shares_process());
-        Ok(Sender { link, limits, encoder, others, last_seq: 0, keeps_arrays })
+        Ok(Sender { link, limits, encoder, others, last_seq: 0, keeps_arrays, allocator })
     }
 
     /// The way to the engine.
@@ -101,6 +103,8 @@ impl Sender {
         };
         let frame =
             encoder.encode(batch).map_err(|error| Error::new(Code::UnsupportedType, format!("the batch cannot be sent: {error}")))?;
+        check_batch(frame.bytes(), frame.rows, max_batch_bytes, max_batch_rows)?;
+        let frame = self.allocator.placed(frame);
         check_batch(frame.bytes(), frame.rows, max_batch_bytes, max_batch_rows)?;
         Ok(sendable(frame)?.into())
     }

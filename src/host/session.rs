@@ -2,9 +2,10 @@
 
 use super::{
     Event, FunctionDescription,
+    allocate::Allocator,
     coalesce::Coalescer,
+    link::{Link, Opened, Shared},
     open::{self, Allowance},
-    remote::RemoteSession,
     sender::Sender,
 };
 use crate::{
@@ -14,6 +15,7 @@ use crate::{
         self, Answer, Input,
         credit::{Amount, Gate},
     },
+    worker::process::ring_door::Memory,
 };
 use arrow_array::RecordBatch;
 use arrow_schema::{ArrowError, SchemaRef};
@@ -54,57 +56,8 @@ pub struct Session {
     output: SessionOutput,
 }
 
-/// The way to the engine of one session.
-#[derive(Clone)]
-pub(super) enum Link {
-    Embedded(Arc<session::Session>),
-    Remote(Arc<RemoteSession>),
-}
-
-/// What opening found out, from either door.
-pub(super) struct Opened {
-    pub id: String,
-    pub output_schema: SchemaRef,
-    pub functions: Vec<FunctionDescription>,
-    pub environment: proto::EnvironmentDescription,
-    /// Results may be read in place.
-    pub trusted: bool,
-    pub limits: Limits,
-}
-
-pub(super) struct Shared {
-    opened: Opened,
-    /// Room for inputs at the engine.
-    pub gate: Gate,
-    link: Link,
-}
-
-impl Shared {
-    /// Waits for credit; false if the session ended meanwhile.
-    pub async fn admitted(&self, cost: Amount) -> bool {
-        match &self.link {
-            Link::Embedded(session) => tokio::select! {
-                biased;
-                taken = self.gate.take(cost) => taken,
-                () = session.ended() => false,
-            },
-            // The end of a remote session is heard by whoever reads its answers, who then closes the gate.
-            Link::Remote(_) => self.gate.take(cost).await,
-        }
-    }
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        match &self.link {
-            Link::Embedded(session) => session.cancel(Error::new(Code::Cancelled, "the host dropped the session")),
-            Link::Remote(remote) => remote.close(),
-        }
-    }
-}
-
 impl Session {
-    pub(super) fn embedded(session: Arc<session::Session>, inputs: Vec<SchemaRef>) -> Result<Session> {
+    pub(super) fn embedded(session: Arc<session::Session>, memory: &Arc<Memory>, inputs: Vec<SchemaRef>) -> Result<Session> {
         let described = session.described().clone();
         let functions = described.functions.into_iter().map(FunctionDescription::from_proto).collect::<Result<_>>()?;
         let limits = session.limits();
@@ -117,17 +70,19 @@ impl Session {
             limits: Limits { max_batch_bytes: limits.max_batch_bytes, max_batch_rows: limits.max_batch_rows },
         };
         let credit = session.input_credit();
-        Session::new(opened, inputs, credit, Link::Embedded(session))
+        let allocator = if session.shares_process() { Allocator::ordinary() } else { Allocator::embedded(memory) };
+        Session::new(opened, inputs, credit, Link::Embedded(session), allocator)
     }
 
     /// `inputs` are the schemas of what will be sent.
-    pub(super) fn new(opened: Opened, inputs: Vec<SchemaRef>, credit: Amount, link: Link) -> Result<Session> {
-        let sender = Sender::new(link.clone(), opened.limits, inputs)?;
+    pub(super) fn new(opened: Opened, inputs: Vec<SchemaRef>, credit: Amount, link: Link, allocator: Allocator) -> Result<Session> {
+        let allocator = Arc::new(allocator);
+        let sender = Sender::new(link.clone(), opened.limits, inputs, allocator.clone())?;
         let mut decoders = vec![(None, Decoder::new(&opened.output_schema).map_err(|error| undecodable(&error))?)];
         for (tag, schema) in opened.functions.iter().flat_map(|function| &function.side_outputs) {
             decoders.push((Some(Arc::from(tag.as_str())), Decoder::new(schema).map_err(|error| undecodable(&error))?));
         }
-        let shared = Arc::new(Shared { opened, gate: Gate::new(credit), link });
+        let shared = Arc::new(Shared { opened, gate: Gate::new(credit), link, allocator });
         let input = SessionInput { shared: shared.clone(), way: Way::Straight(Box::new(sender)), finished: false };
         Ok(Session { input, output: SessionOutput { shared, coalescer: None, decoders, done: false, ended: None } })
     }
@@ -196,6 +151,18 @@ impl Session {
     /// See [`SessionOutput::recv`].
     pub async fn recv(&mut self) -> Option<Result<Output>> {
         self.output.recv().await
+    }
+
+    pub(super) fn allocator(&self) -> &Allocator {
+        &self.input.shared.allocator
+    }
+
+    /// Whether large bodies may cross between this host and its engine without a copy through a socket: in shared memory, or because the engine is in this process.
+    pub fn shares_memory(&self) -> bool {
+        match &self.output.shared.link {
+            Link::Embedded(_) => true,
+            Link::Remote(remote) => remote.shares_memory(),
+        }
     }
 
     pub(super) fn halves(&mut self) -> (&mut SessionInput, &mut SessionOutput) {
@@ -320,6 +287,10 @@ impl SessionInput {
             Way::Straight(sender) => sender.finish(),
             Way::Coalesced(coalescer) => coalescer.finish(),
         }
+    }
+
+    pub(super) fn allocator(&self) -> &Allocator {
+        &self.shared.allocator
     }
 
     /// The sender, unless small batches travel together.

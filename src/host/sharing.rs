@@ -125,23 +125,35 @@ impl Sharing {
         Some((sharing, proto::SharingProof { nonce: nonce.to_vec() }))
     }
 
-    /// Puts a large body into a slot if there is room; else gives what to ask for.
-    pub fn place(&self, frame: Frame) -> (Frame, Option<proto::ArenaWanted>) {
-        let bytes = frame.body_bytes();
+    /// A slot for a large body if there is room; else asks for more.
+    pub fn allocate(&self, bytes: u64) -> Option<Slot> {
         if bytes < self.threshold.max(1) {
-            return (frame, None);
+            return None;
         }
-        let slot = self.lock().own.iter().find_map(|arena| arena.allocate(bytes));
-        let Some(slot) = slot else {
-            let wanted = !std::mem::replace(&mut self.lock().asked, true);
-            return (frame, wanted.then_some(proto::ArenaWanted { bytes }));
+        let mut state = self.lock();
+        let slot = state.own.iter().find_map(|arena| arena.allocate(bytes));
+        if slot.is_none() && !std::mem::replace(&mut state.asked, true) {
+            drop(state);
+            // A closed stream is reported by the next response.
+            let wanted = request::Message::ArenaWanted(proto::ArenaWanted { bytes });
+            self.outlet.send(proto::ExecuteRequest { message: Some(wanted), ..Default::default() });
+        }
+        slot
+    }
+
+    /// Puts a large body into a slot if there is room, and takes note of what the sidecar is given.
+    pub fn place(&self, frame: Frame) -> Frame {
+        let slot = match &frame.body {
+            // Built there by the host.
+            Body::Slot(slot) => slot.clone(),
+            Body::Inline(pieces) => match self.allocate(frame.body_bytes()) {
+                Some(slot) if slot.fill(pieces).is_ok() => slot,
+                _ => return frame,
+            },
         };
-        if slot.fill(frame.body.pieces()).is_err() {
-            return (frame, None);
-        }
         let reference = slot.reference();
         self.lock().lent.insert((reference.arena, reference.offset), slot.clone());
-        (Frame { body: Body::Slot(slot), ..frame }, None)
+        Frame { body: Body::Slot(slot), ..frame }
     }
 
     /// Takes in an arena that the sidecar made or passes on.

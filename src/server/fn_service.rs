@@ -153,7 +153,6 @@ impl proto::fn_server::Fn for FnService {
         Ok(Response::new(Box::pin(UnboundedReceiverStream::new(out).map(Ok))))
     }
 
-
     async fn logging(&self, request: Request<Streaming<proto::LogBatch>>) -> Result<Response<proto::LogAck>, Status> {
         let id = self.worker(&request)?;
         let mut stream = request.into_inner();

@@ -132,7 +132,23 @@ impl Session {
             metrics::session_opened();
         }
         let (state, batch_ns, runtime) = (Mutex::new(state), AtomicU64::new(u64::MAX), Handle::current());
-        Arc::new(Session { id, name, plan, behaviour, described, pool, intake, state, work, more, cancelled, batch_ns, metrics, span, runtime })
+        Arc::new(Session {
+            id,
+            name,
+            plan,
+            behaviour,
+            described,
+            pool,
+            intake,
+            state,
+            work,
+            more,
+            cancelled,
+            batch_ns,
+            metrics,
+            span,
+            runtime,
+        })
     }
 
     /// Unique in the engine.

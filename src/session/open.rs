@@ -77,7 +77,8 @@ pub async fn open(pool: Arc<Pool>, request: OpenRequest, ids: Ids, environment: 
     let (id, name, traceparent) = (ids.session, request.name, request.traceparent);
     let session = match &request.keyed {
         None => {
-            let seen = (trace::session(&id, &name, &traceparent, &plan.functions), BatchMetrics::new(&plan.functions, limits.metric_series));
+            let seen =
+                (trace::session(&id, &name, &traceparent, &plan.functions), BatchMetrics::new(&plan.functions, limits.metric_series));
             Session::new(id, name, seen, plan, behaviour, described, pool, None)
         }
         Some(options) => {

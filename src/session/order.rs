@@ -64,7 +64,6 @@ impl<T> Order<T> {
         }
     }
 
-
     /// The next answer that may be released.
     pub fn pop(&mut self) -> Option<T> {
         self.ready.pop_front()

@@ -74,7 +74,7 @@ impl Bench {
                     assert_eq!(error.seq(), Some(seq));
                     out.push((seq, Some(error.code())));
                 }
-                Answer::Watermark { seq, .. } | Answer::Snapshotted { seq, .. } => out.push((seq, None)),
+                Answer::Watermark { seq, .. } | Answer::Snapshotted { seq, .. } | Answer::Sealed { seq, .. } => out.push((seq, None)),
                 Answer::Ended(_) => {}
             }
         }

@@ -35,6 +35,22 @@ def where_arrow(a):
     return pa.array([mapping_of(a.buffers()[1].address)] * len(a))
 
 
+@udf(result_type="string", func_type="arrow")
+def place_arrow(a):
+    """The address of the column, its file, and where in that it lies."""
+    import pyarrow as pa
+
+    address = a.buffers()[1].address
+    found = [str(address), "nowhere", "0"]
+    with open("/proc/self/maps") as maps:
+        for line in maps:
+            parts = line.split()
+            start, end = (int(part, 16) for part in parts[0].split("-"))
+            if start <= address < end and len(parts) > 5:
+                found[1:] = [parts[5], str(address - start + int(parts[2], 16))]
+    return pa.array([" ".join(found)] * len(a))
+
+
 @udf(result_type="string", func_type="pandas")
 def where_pandas(a):
     import pandas as pd

@@ -106,6 +106,11 @@ def eat_memory_on_13(a):
 
 
 @udf(result_type="bigint")
+def ask_for_too_much_on_13(a):
+    return a if a != 13 else len(bytearray(1 << 60))
+
+
+@udf(result_type="bigint")
 def fork_on_13(a):
     # The child returns into the worker's loop, which must not go on there.
     if a == 13 and os.fork() != 0:

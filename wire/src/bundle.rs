@@ -3,7 +3,8 @@
 
 use crate::{ipc::schema_from_ipc, proto};
 use arrow_array::{
-    Array, ArrayRef, BooleanArray, Int64Array, LargeListArray, RecordBatch, RecordBatchOptions, StructArray, UInt32Array, cast::AsArray,
+    Array, ArrayRef, BooleanArray, Int64Array, LargeListArray, RecordBatch, RecordBatchOptions, StructArray, UInt32Array,
+    cast::AsArray,
     types::{Int64Type, UInt32Type},
 };
 use arrow_buffer::OffsetBuffer;
@@ -203,11 +204,7 @@ impl Layout {
     ///
     /// # Errors
     /// [`ArrowError`] if these do not fit together.
-    pub fn new(
-        plan: &proto::KeyedPlan,
-        output: &SchemaRef,
-        function: &proto::FunctionDescription,
-    ) -> Result<Self, ArrowError> {
+    pub fn new(plan: &proto::KeyedPlan, output: &SchemaRef, function: &proto::FunctionDescription) -> Result<Self, ArrowError> {
         let rows = plan.inputs.iter().map(|input| schema_from_ipc(&input.schema)).collect::<Result<Vec<_>, _>>()?;
         let Some((first, input)) = rows.iter().zip(&plan.inputs).next() else { return Err(damaged("a keyed plan has no input")) };
         let columns: Vec<usize> = input.key_columns.iter().map(|&column| column as usize).collect();
@@ -254,7 +251,8 @@ impl Layout {
         let field = |at: usize| self.bundle.field(at);
         let mut inputs = vec![None; self.rows.len()];
         if let Some(rows) = bundle.rows {
-            *inputs.get_mut(bundle.input as usize).ok_or_else(|| damaged("a bundle is of no input that there is"))? = Some(as_structs(rows));
+            *inputs.get_mut(bundle.input as usize).ok_or_else(|| damaged("a bundle is of no input that there is"))? =
+                Some(as_structs(rows));
         }
         let columns: Vec<ArrayRef> = vec![
             per_cell(field(0), inputs)?,
@@ -339,7 +337,8 @@ impl Layout {
     pub fn unpack_effects(&self, batch: &RecordBatch, keys: usize) -> Result<Effects, ArrowError> {
         check(batch, &self.effects)?;
         let outputs = cells_of(batch.column(0));
-        let outputs = outputs.iter().zip(&self.outputs).map(|(output, schema)| output.as_ref().map(|rows| as_batch(rows, schema)).transpose());
+        let outputs =
+            outputs.iter().zip(&self.outputs).map(|(output, schema)| output.as_ref().map(|rows| as_batch(rows, schema)).transpose());
         let writes = cells_of(batch.column(1));
         let writes = writes.iter().zip(&self.cells).map(|(writes, cell)| {
             let writes = writes.as_ref().map(|writes| as_batch(writes, &Arc::new(Schema::new(cell.write())))).transpose()?;

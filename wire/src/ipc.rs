@@ -3,6 +3,8 @@
 //! Encoding shares the array's buffers, it does not copy them; decoding gathers the body into one aligned buffer (one copy), validates it, and
 //! hands out arrays over that buffer.
 
+pub mod relocate;
+
 use crate::frame::{Body, Frame};
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_buffer::{Buffer, MutableBuffer};

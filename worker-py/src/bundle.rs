@@ -28,11 +28,18 @@ const DOMAINS: [&str; 2] = ["event", "processing"];
 ///
 /// # Errors
 /// What Python raised; `ValueError` for a bundle that breaks the protocol, `TypeError` for effects of other types than were announced.
-pub fn call(py: Python<'_>, plan: &Py<PyAny>, layout: &Layout, input: &RecordBatch, fetch: Option<Py<PyAny>>) -> PyResult<(RecordBatch, u64)> {
+pub fn call(
+    py: Python<'_>,
+    plan: &Py<PyAny>,
+    layout: &Layout,
+    input: &RecordBatch,
+    fetch: Option<Py<PyAny>>,
+) -> PyResult<(RecordBatch, u64)> {
     let bundle = layout.unpack(input).map_err(|error| PyValueError::new_err(error.to_string()))?;
     let bundle = py.import(MODULE)?.getattr(intern!(py, "Bundle"))?.call((), Some(&to_python(py, layout, bundle, fetch)?))?;
     let effects = plan.bind(py).call1((bundle,))?;
-    let packed = from_python(layout, &effects).and_then(|parts| layout.pack_effects(parts).map_err(|error| PyTypeError::new_err(error.to_string())))?;
+    let packed = from_python(layout, &effects)
+        .and_then(|parts| layout.pack_effects(parts).map_err(|error| PyTypeError::new_err(error.to_string())))?;
     Ok((packed, effects.getattr(intern!(py, "user_ns"))?.extract()?))
 }
 
@@ -132,7 +139,9 @@ fn omitted(field: &Field, rows: usize) -> Option<ArrayRef> {
 fn conform(batch: &RecordBatch, schema: &SchemaRef, missing: &dyn Fn(&Field, usize) -> Option<ArrayRef>) -> Outcome<RecordBatch> {
     let column = |field: &Arc<Field>| match batch.column_by_name(field.name()) {
         Some(column) => lossless(column, field.data_type(), false).map_err(|error| error.inside(&format!("column `{}`", field.name()))),
-        None => missing(field, batch.num_rows()).ok_or_else(|| crate::error::Failure::whole(format!("column `{}` is missing", field.name()))),
+        None => {
+            missing(field, batch.num_rows()).ok_or_else(|| crate::error::Failure::whole(format!("column `{}` is missing", field.name())))
+        }
     };
     let columns = schema.fields().iter().map(column).collect::<Outcome<Vec<_>>>()?;
     let options = arrow_array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));

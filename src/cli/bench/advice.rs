@@ -66,7 +66,12 @@ pub fn advise(measured: &[Measured], cores: usize) -> Option<Advice> {
     let door = if measured.iter().any(|m| m.variant.door == Door::Embedded) { Door::Embedded } else { Door::Connect };
     let here = |mode: Mode, transport: Option<Transport>| {
         measured.iter().find(|m| {
-            m.variant.door == door && m.variant.mode == mode && transport.is_none_or(|transport| m.variant.transport == transport)
+            // Only some hosts can lend a thread: that variant is shown, and not recommended.
+            let streams = m.variant.transport != Transport::Here;
+            streams
+                && m.variant.door == door
+                && m.variant.mode == mode
+                && transport.is_none_or(|transport| m.variant.transport == transport)
         })
     };
     let (inline, shm) = (here(Mode::Process, Some(Transport::Inline)), here(Mode::Process, Some(Transport::Shm)));

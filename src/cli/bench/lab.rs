@@ -10,7 +10,7 @@ use pillion::{Config, EnvironmentSpec, Error, FunctionRef};
 use tokio::time::timeout;
 
 use super::data::{self, Data, SIZES};
-use super::measure::{Rounds, Subject, Work, ask};
+use super::measure::{Rounds, Subject, Way, Work};
 use super::report::{Absent, Latency, Measured, Size, Throughput, Trips};
 use super::variant::{Running, Variant};
 use crate::cli::failure::Failure;
@@ -25,6 +25,8 @@ const LATENCY_PARTS: u32 = 3;
 const MOST_SLICES: u32 = 4;
 /// Beyond its slice, a measurement is given up after this time.
 const STUCK: Duration = Duration::from_secs(60);
+/// Bodies of this size go into shared memory by any sensible threshold, in bytes.
+const LARGE: u64 = 1 << 20;
 
 /// What is compared, and with what.
 pub struct Task<'a> {
@@ -53,6 +55,8 @@ pub struct Lab {
 enum Lack {
     Error(Error),
     Differs(String),
+    /// Asked for over shared memory, and in truth inline.
+    Inline(&'static str),
 }
 
 impl From<Error> for Lack {
@@ -118,18 +122,24 @@ impl Lab {
         let wish = Wish { args: task.args, ..Wish::default() };
         let binding = Binding::new(task.function.clone(), &described.function, &task.data.schema(), wish)?;
         let opening = pillion.session(binding.plan()).environment(environment).input(binding.sent_schema()).name("bench").open();
-        let (input, output) = opening.await?.split();
-        let start = begun.elapsed();
+        let session = opening.await?;
+        let (start, shared) = (begun.elapsed(), session.shares_memory());
         let (Some(latency), Some(sizes)) = (Trips::new(), rounds()) else {
             return Err(Refusal::Failure(Failure::data("the histogram cannot be made")));
         };
-        let mut subject = Subject { variant, start, input, output, latency, sizes };
+        let mut subject = Subject { variant, start, way: Way::new(variant, session), latency, sizes };
         if self.works.is_empty() {
             let works = self.answers(&mut subject, task, &binding, &described, slice).await?;
             self.works = works.into_iter().map(Arc::new).collect();
             self.described = Some(described);
         } else {
             check(&mut subject, &self.works).await?;
+        }
+        let large = self.works.iter().any(|work| work.batches.first().is_some_and(|batch| data::bytes(batch) > LARGE));
+        if let Some(running) = self.running.last()
+            && let Some(why) = running.unshared(shared, large).await?
+        {
+            return Err(Lack::Inline(why).into());
         }
         Ok(subject)
     }
@@ -243,14 +253,14 @@ async fn first_answers(subject: &mut Subject, batches: Vec<RecordBatch>, compara
     let mut answers = Vec::with_capacity(batches.len());
     let begun = Instant::now();
     for batch in &batches {
-        answers.push(ask(&mut subject.input, &mut subject.output, batch).await?.batch);
+        answers.push(subject.way.ask(batch).await?.batch);
     }
     let took = begun.elapsed();
     let rows = batches.first().map_or(0, RecordBatch::num_rows);
     if let (Some(batch), Some(answer)) = (batches.first(), answers.first())
         && *comparable
     {
-        *comparable = ask(&mut subject.input, &mut subject.output, batch).await?.batch == *answer;
+        *comparable = subject.way.ask(batch).await?.batch == *answer;
     }
     let bytes = batches.first().map_or(0, data::bytes) + answers.first().map_or(0, data::bytes);
     Ok((Work { rows, batches, answers, bytes, skipped: None }, took))
@@ -260,7 +270,7 @@ async fn first_answers(subject: &mut Subject, batches: Vec<RecordBatch>, compara
 async fn check(subject: &mut Subject, works: &[Arc<Work>]) -> Result<(), Lack> {
     for work in works {
         for (index, batch) in work.batches.iter().enumerate() {
-            let answer = ask(&mut subject.input, &mut subject.output, batch).await?.batch;
+            let answer = subject.way.ask(batch).await?.batch;
             if work.answers.get(index).is_some_and(|expected| *expected != answer) {
                 return Err(Lack::Differs(format!("its answer to a batch of {} rows is not that of the first variant", work.rows)));
             }
@@ -277,6 +287,12 @@ fn absent(variant: Variant, lack: Lack) -> Absent {
             code: error.code().as_str().to_owned(),
             reason: error.message().to_owned(),
             hint: error.hint_text().map(str::to_owned),
+        },
+        Lack::Inline(why) => Absent {
+            name,
+            code: "not_shared".to_owned(),
+            reason: format!("{why}: it would have been measured inline"),
+            hint: Some("see \"When bodies go inline all the same\" in docs/modes.md, and `shm.max_bytes`".to_owned()),
         },
         Lack::Differs(reason) => Absent { name, code: "answers_differ".to_owned(), reason, hint: None },
     }

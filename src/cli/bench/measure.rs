@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use arrow_array::RecordBatch;
 use pillion::host::{SessionInput, SessionOutput};
-use pillion::{Code, Error, Output};
+use pillion::{Code, Error, Output, Session};
 use tokio::sync::Semaphore;
+use tokio::task::{block_in_place, spawn_blocking};
 
 use super::report::Trips;
-use super::variant::Variant;
+use super::variant::{Transport, Variant};
 
 /// Batches that may be under way at once; the session's own credit is the narrower limit for large ones, the time there is for slow ones.
 const UNDER_WAY: usize = 64;
@@ -24,8 +25,7 @@ pub struct Subject {
     pub variant: Variant,
     /// From nothing to an open session.
     pub start: Duration,
-    pub input: SessionInput,
-    pub output: SessionOutput,
+    pub way: Way,
     pub latency: Trips,
     pub sizes: Vec<Rounds>,
 }
@@ -49,11 +49,40 @@ pub struct Work {
     pub skipped: Option<String>,
 }
 
-/// Sends one batch and waits for its answer.
-///
-/// # Errors
-/// Those of the session.
-pub async fn ask(input: &mut SessionInput, output: &mut SessionOutput, batch: &RecordBatch) -> Result<Output, Error> {
+/// How batches go to an engine and come back.
+pub enum Way {
+    /// Sent by one task, received by another.
+    Streams(Box<(SessionInput, SessionOutput)>),
+    /// On the thread that asks.
+    Here(Box<Session>),
+}
+
+impl Way {
+    /// As the variant wants it.
+    pub fn new(variant: Variant, session: Session) -> Self {
+        match variant.transport {
+            Transport::Here => Way::Here(Box::new(session)),
+            _ => Way::Streams(Box::new(session.split())),
+        }
+    }
+
+    /// Sends one batch and waits for its answer. May block the thread.
+    ///
+    /// # Errors
+    /// Those of the session.
+    pub async fn ask(&mut self, batch: &RecordBatch) -> Result<Output, Error> {
+        match self {
+            Way::Streams(halves) => {
+                let (input, output) = &mut **halves;
+                ask(input, output, batch).await
+            }
+            // Tasks that wait on this thread go on elsewhere.
+            Way::Here(session) => block_in_place(|| session.call_here(batch.clone())),
+        }
+    }
+}
+
+async fn ask(input: &mut SessionInput, output: &mut SessionOutput, batch: &RecordBatch) -> Result<Output, Error> {
     // Both at once: an error of the session is said by its output.
     let (sent, received) = tokio::join!(input.send(batch.clone()), output.recv());
     match received {
@@ -69,8 +98,19 @@ impl Subject {
     /// # Errors
     /// Those of the session.
     pub async fn latency(mut self, work: Arc<Work>, time: Duration) -> Result<Self, Error> {
+        if let Way::Here(_) = self.way {
+            let blocking = spawn_blocking(move || {
+                if let Way::Here(session) = &mut self.way {
+                    here(session, &work, time, &mut self.latency)?;
+                }
+                Ok(self)
+            });
+            return joined(blocking.await);
+        }
         let task = tokio::spawn(async move {
-            alone(&mut self.input, &mut self.output, &work, time, &mut self.latency).await?;
+            if let Way::Streams(halves) = &mut self.way {
+                alone(&mut halves.0, &mut halves.1, &work, time, &mut self.latency).await?;
+            }
             Ok(self)
         });
         joined(task.await)
@@ -81,8 +121,13 @@ impl Subject {
     /// # Errors
     /// Those of the session.
     pub async fn throughput(mut self, index: usize, work: Arc<Work>, time: Duration) -> Result<Self, Error> {
-        let Some(rounds) = self.sizes.get_mut(index) else { return Ok(self) };
-        let (mut input, mut output) = (self.input, self.output);
+        let (mut input, mut output) = match self.way {
+            Way::Here(_) => return self.throughput_here(index, work, time).await,
+            Way::Streams(halves) => *halves,
+        };
+        let Some(rounds) = self.sizes.get_mut(index) else {
+            return Ok(Subject { way: Way::Streams(Box::new((input, output))), ..self });
+        };
         alone(&mut input, &mut output, &work, time.mul_f64(ALONE), &mut rounds.trips).await?;
         let permits = Arc::new(Semaphore::new(under_way(time, rounds.trips.mean_us())));
         // How many will have been sent; told before the last is sent, so that whoever receives it knows.
@@ -110,7 +155,20 @@ impl Subject {
         let (output, received, took) = outcome?;
         let input = joined(sending.await)?;
         rounds.rates.push((received * work.rows as u64) as f64 / took.as_secs_f64().max(f64::MIN_POSITIVE));
-        Ok(Subject { input, output, ..self })
+        Ok(Subject { way: Way::Streams(Box::new((input, output))), ..self })
+    }
+
+    /// The same on a thread that runs the function itself: always one batch at a time.
+    async fn throughput_here(mut self, index: usize, work: Arc<Work>, time: Duration) -> Result<Self, Error> {
+        let blocking = spawn_blocking(move || {
+            if let (Way::Here(session), Some(rounds)) = (&mut self.way, self.sizes.get_mut(index)) {
+                let begun = Instant::now();
+                let done = here(session, &work, time, &mut rounds.trips)?;
+                rounds.rates.push((done * work.rows) as f64 / begun.elapsed().as_secs_f64().max(f64::MIN_POSITIVE));
+            }
+            Ok(self)
+        });
+        joined(blocking.await)
     }
 }
 
@@ -138,6 +196,22 @@ async fn alone(input: &mut SessionInput, output: &mut SessionOutput, work: &Work
         }
     }
     Ok(())
+}
+
+/// The same on this thread; gives how many there were.
+fn here(session: &mut Session, work: &Work, time: Duration, trips: &mut Trips) -> Result<usize, Error> {
+    let begun = Instant::now();
+    for (done, batch) in work.batches.iter().cycle().enumerate() {
+        let sent = Instant::now();
+        let answer = session.call_here(batch.clone())?;
+        if done >= WARM || begun.elapsed() >= time {
+            trips.add(sent.elapsed().as_nanos() as u64, &answer.timing);
+        }
+        if begun.elapsed() >= time {
+            return Ok(done + 1);
+        }
+    }
+    Ok(0)
 }
 
 async fn send(

@@ -42,6 +42,7 @@ fn advice(page: &mut String, report: &Report) {
 /// The class of a variant's lines: a colour for mode and transport, dashes for a sidecar.
 fn class(variant: &Measured) -> String {
     let colour = match (variant.variant.mode, variant.variant.transport) {
+        (_, Transport::Here) => "here",
         (Mode::Thread, _) => "thread",
         (_, Transport::Shm) => "shm",
         _ => "inline",

@@ -36,6 +36,8 @@ pub enum Transport {
     Asleep,
     /// Whatever the mode uses by default.
     Auto,
+    /// None: on the caller's own thread (`Session::call_here`).
+    Here,
 }
 
 /// Where the engine is.
@@ -70,9 +72,15 @@ pub const ALL: [Variant; 6] = [
     variant(Mode::Thread, Transport::Auto, Door::Connect),
 ];
 
+/// What a host does that can block a thread of its own for as long as a batch takes: one batch at a time.
+pub const HERE: Variant = variant(Mode::Thread, Transport::Here, Door::Embedded);
+
 /// Variants that the design has budgets for, and nobody has to choose between.
-pub const MORE: [Variant; 2] =
-    [variant(Mode::Process, Transport::Asleep, Door::Embedded), variant(Mode::Process, Transport::Asleep, Door::Connect)];
+pub const MORE: [Variant; 3] = [
+    variant(Mode::Process, Transport::Asleep, Door::Embedded),
+    variant(Mode::Process, Transport::Asleep, Door::Connect),
+    variant(Mode::Thread, Transport::Asleep, Door::Embedded),
+];
 
 impl Variant {
     /// For people: `process shm, embedded`.
@@ -87,6 +95,8 @@ impl Variant {
             (Mode::Process, Transport::Shm) => "process shm",
             (Mode::Process, Transport::Asleep) => "process shm asleep",
             (Mode::Process, Transport::Auto) => "process",
+            (_, Transport::Here) => "thread here",
+            (Mode::Thread, Transport::Asleep) => "thread asleep",
             (Mode::Thread, _) => "thread",
         }
     }
@@ -120,7 +130,7 @@ impl Variant {
                 config.shm.enabled = true;
                 config.shm.spin = Spin::OFF;
             }
-            Transport::Auto => {}
+            Transport::Auto | Transport::Here => {}
         }
         let file = folder.join("bench.toml");
         fs::write(&file, config.to_toml())
@@ -195,6 +205,11 @@ async fn serve(program: &Path, file: &Path, folder: &Path) -> Result<(Child, Str
     }
 }
 
+/// Whether a process maps a file whose name has one of these in it.
+fn maps(pid: i32, names: &[&str]) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/maps")).is_ok_and(|maps| names.iter().any(|name| maps.contains(name)))
+}
+
 /// An engine that was started for comparison.
 pub struct Running {
     pub variant: Variant,
@@ -207,6 +222,28 @@ pub struct Running {
 }
 
 impl Running {
+    /// Why a variant over shared memory, whose session is `shared` with its host, is in truth none: then its figures would be those of another. Large bodies have
+    /// crossed before, if `large`.
+    ///
+    /// # Errors
+    /// If the engine does not say who its workers are.
+    pub async fn unshared(&self, shared: bool, large: bool) -> Result<Option<&'static str>, Error> {
+        if self.variant.mode == Mode::Thread || !matches!(self.variant.transport, Transport::Shm | Transport::Asleep) {
+            return Ok(None);
+        }
+        if !shared {
+            return Ok(Some("the host and its sidecar cannot share memory here"));
+        }
+        let status = self.pillion.status(false).await?;
+        let pids: Vec<i32> = status.pools.iter().flat_map(|pool| &pool.workers).map(|worker| worker.pid).collect();
+        let maps = |names: &[&str]| pids.iter().any(|&pid| maps(pid, names));
+        Ok(match () {
+            () if !maps(&["memfd:pillion-ring"]) => Some("the worker and its engine cannot share memory here"),
+            () if large && !maps(&["memfd:pillion-inputs", "memfd:pillion-session"]) => Some("no memory could be had for bodies"),
+            () => None,
+        })
+    }
+
     /// Ends the engine and its workers.
     pub async fn stop(mut self) {
         self.pillion.shutdown().await;

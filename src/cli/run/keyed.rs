@@ -74,7 +74,11 @@ impl KeyedArgs {
             return match self.flag() {
                 None => Ok(None),
                 Some(flag) => {
-                    let text = format!("`{flag}` does not go with the {} function `{}`, which keeps no state", function.kind, bind::own_name(function));
+                    let text = format!(
+                        "`{flag}` does not go with the {} function `{}`, which keeps no state",
+                        function.kind,
+                        bind::own_name(function)
+                    );
                     Err(Failure::usage(text).hint("derive the function from `KeyedProcessFunction`, or leave the flag out"))
                 }
             };

@@ -42,14 +42,22 @@ pub(super) struct Columns {
 }
 
 impl Columns {
-    pub fn new(layout: &Layout, function: &proto::FunctionDescription, inputs: Vec<proto::KeyedInput>, max_parallelism: u32) -> Result<Self> {
+    pub fn new(
+        layout: &Layout,
+        function: &proto::FunctionDescription,
+        inputs: Vec<proto::KeyedInput>,
+        max_parallelism: u32,
+    ) -> Result<Self> {
         let max_parallelism = u16::try_from(max_parallelism).unwrap_or(u16::MAX);
         for (input, (rows, plan)) in layout.rows.iter().zip(&inputs).enumerate() {
             let types: Vec<_> = plan.key_columns.iter().map(|&column| rows.field(column as usize).data_type()).collect();
             let same = types.len() == layout.keys.len() && types.iter().zip(&layout.keys).all(|(one, key)| *one == key.data_type());
             if !plan.broadcast && !same {
-                return Err(Error::new(Code::SchemaMismatch, format!("the key columns of input {input} have other types than those of the first"))
-                    .hint("cast them, so that equal keys are equal"));
+                return Err(Error::new(
+                    Code::SchemaMismatch,
+                    format!("the key columns of input {input} have other types than those of the first"),
+                )
+                .hint("cast them, so that equal keys are equal"));
             }
             if let Some(column) = plan.timestamp_column.checked_sub(1) {
                 let field = rows.field(column as usize);
@@ -57,7 +65,8 @@ impl Columns {
             }
         }
         let encoder = KeyEncoder::new(layout.keys.iter().map(|field| (field.name().clone(), field.data_type().clone())).collect(), false)?;
-        let cells = Cells::new(layout.cells.iter().zip(&function.cells).map(|(layout, cell)| declared(layout, cell)).collect::<Result<_>>()?)?;
+        let cells =
+            Cells::new(layout.cells.iter().zip(&function.cells).map(|(layout, cell)| declared(layout, cell)).collect::<Result<_>>()?)?;
         let single = function.timers.iter().cloned().collect();
         Ok(Columns { inputs, keys: layout.keys.clone(), encoder, cells, single, max_parallelism })
     }
@@ -88,7 +97,8 @@ impl Columns {
         if rows.num_rows() == 0 {
             return Ok(Vec::new());
         }
-        let columns: Vec<ArrayRef> = self.inputs[input as usize].key_columns.iter().map(|&column| rows.column(column as usize).clone()).collect();
+        let columns: Vec<ArrayRef> =
+            self.inputs[input as usize].key_columns.iter().map(|&column| rows.column(column as usize).clone()).collect();
         let timestamps = self.timestamps(input, &rows)?;
         let found = self.distinct(&columns, rows.num_rows())?;
         let lane_of = found.groups.iter().map(|&group| lane(group)).collect::<Result<Vec<_>>>()?;
@@ -138,7 +148,8 @@ impl Columns {
     /// Key columns of some rows.
     fn typed(&self, columns: &[ArrayRef], rows: &[u32]) -> Result<StructArray> {
         let rows = UInt32Array::from(rows.to_vec());
-        let columns = columns.iter().map(|column| take(column, &rows, None)).collect::<Result<Vec<_>, _>>().map_err(|error| unfit(&error))?;
+        let columns =
+            columns.iter().map(|column| take(column, &rows, None)).collect::<Result<Vec<_>, _>>().map_err(|error| unfit(&error))?;
         self.keys_from(columns, rows.len())
     }
 

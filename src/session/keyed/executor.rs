@@ -8,7 +8,9 @@ use crate::{
     state::{Addresses, BROADCAST_GROUP, Commit, Entries, Get, Prefetch},
     timer::{Domain, DueTimers, TimerOp, TimerWrites},
 };
-use arrow_array::{Array, ArrayRef, BinaryArray, Int64Array, RecordBatch, StringArray, StructArray, UInt8Array, UInt32Array, cast::AsArray, types};
+use arrow_array::{
+    Array, ArrayRef, BinaryArray, Int64Array, RecordBatch, StringArray, StructArray, UInt8Array, UInt32Array, cast::AsArray, types,
+};
 use arrow_schema::{ArrowError, Schema};
 use pillion_wire::{
     bundle::{Bundle, EVENT, Effects, PROCESSING, op, timer_fields},
@@ -123,7 +125,8 @@ impl Keyed {
         let main = outputs.first().cloned().flatten().unwrap_or_else(|| RecordBatch::new_empty(self.layout.outputs[0].clone()));
         let mut metrics = self.session.metrics.done(&timing, &input, Some(&Batch::Arrow(main.clone())), metrics);
         self.session.add_timing(&timing);
-        let mut outputs: Vec<_> = outputs.into_iter().enumerate().filter_map(|(at, batch)| Some((at, batch.filter(|batch| batch.num_rows() > 0)?))).collect();
+        let mut outputs: Vec<_> =
+            outputs.into_iter().enumerate().filter_map(|(at, batch)| Some((at, batch.filter(|batch| batch.num_rows() > 0)?))).collect();
         if outputs.is_empty() && !metrics.is_empty() {
             // They travel with a result.
             outputs.push((0, main));
@@ -224,7 +227,10 @@ impl Keyed {
             let Some(batch) = batch.as_ref().filter(|batch| batch.num_rows() > 0) else { continue };
             let at = match self.layout.cells[usize::from(cell)].broadcast {
                 true if !subject.broadcast => {
-                    let message = format!("cell `{}` is broadcast state, which only elements of a broadcast may write", self.layout.cells[usize::from(cell)].name);
+                    let message = format!(
+                        "cell `{}` is broadcast state, which only elements of a broadcast may write",
+                        self.layout.cells[usize::from(cell)].name
+                    );
                     return Err(Error::new(Code::ProtocolViolation, message));
                 }
                 true => vec![places.everybody(); batch.num_rows()],
@@ -348,7 +354,6 @@ fn distinct(due: &DueTimers, namespaced: bool) -> Result<(Addresses, Vec<u32>)> 
     let namespaces = namespaced.then(|| BinaryArray::from_iter_values(rows.iter().map(|&row| namespace(row))));
     Ok((Addresses::new(groups, keys, namespaces)?, places))
 }
-
 
 fn damaged(error: &ArrowError) -> Error {
     Error::new(Code::ProtocolViolation, "a bundle is damaged").detail(error.to_string())

@@ -1,11 +1,6 @@
 //! A lane: a range of key groups, in which one bundle executes at a time, in input order.
 
-use super::{
-    Keyed,
-    columns::Share,
-    executor::Work,
-    router::Progress,
-};
+use super::{Keyed, columns::Share, executor::Work, router::Progress};
 use crate::{
     error::Result,
     timer::{Domain, DueOrder, DueRequest},
@@ -22,13 +17,24 @@ const FIRED_AT_ONCE: usize = 65_536;
 
 /// What a lane is to do.
 pub(super) enum Step {
-    Rows { seq: u64, queued: Instant, share: Share },
+    Rows {
+        seq: u64,
+        queued: Instant,
+        share: Share,
+    },
     /// Event time goes on: timers up to it fire.
-    Watermark { seq: u64, timestamp_ms: i64 },
+    Watermark {
+        seq: u64,
+        timestamp_ms: i64,
+    },
     /// The host has moved its clock.
-    Tick { seq: u64 },
+    Tick {
+        seq: u64,
+    },
     /// No more input: event timers fire, those in processing time are dropped.
-    End { seq: u64 },
+    End {
+        seq: u64,
+    },
     /// Say that everything before is done.
     Rendezvous(oneshot::Sender<()>),
 }

@@ -92,8 +92,9 @@ pub(super) fn check(options: &proto::KeyedOptions, request: &super::OpenRequest)
         return invalid("a keyed session has no input".into());
     }
     for (at, input) in plan(options, &request.input_schema).inputs.iter().enumerate() {
-        let schema = ipc::schema_from_ipc(&input.schema)
-            .map_err(|error| Error::new(Code::ProtocolViolation, format!("the schema of input {at} cannot be read")).detail(error.to_string()))?;
+        let schema = ipc::schema_from_ipc(&input.schema).map_err(|error| {
+            Error::new(Code::ProtocolViolation, format!("the schema of input {at} cannot be read")).detail(error.to_string())
+        })?;
         let columns = schema.fields().len();
         let named = input.key_columns.iter().copied().chain(input.timestamp_column.checked_sub(1));
         if let Some(column) = named.into_iter().find(|&column| column as usize >= columns) {

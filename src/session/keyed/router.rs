@@ -184,7 +184,9 @@ impl Router {
             }
             Input::ProcessingTime(now_ms) => {
                 if !self.keyed.clock.is_hosts() {
-                    return Err(Error::new(Code::ProtocolViolation, "the host is not the session's clock").hint("open it with `host_clock`"));
+                    return Err(
+                        Error::new(Code::ProtocolViolation, "the host is not the session's clock").hint("open it with `host_clock`")
+                    );
                 }
                 // Rows before it see the old time.
                 self.rendezvous().await?;

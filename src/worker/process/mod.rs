@@ -6,6 +6,7 @@
 //!
 //! The engine becomes a child subreaper, so that workers whose fork server has died, and what workers leave behind, are reaped by it.
 
+pub mod arenas;
 mod child;
 mod exit;
 mod failure;

@@ -4,13 +4,12 @@
 //! the caches. Slots that came from elsewhere are passed on as they are: the worker is given their arena first. What the worker was lent stays in use until it gives it
 //! back, or is reaped.
 
-use super::ring_door::{Memory, Reserved};
+use super::{arenas::Arenas, ring_door::Memory};
 use pillion_wire::{
     frame::{Body, Frame, FrameError},
     proto::{self, ring_packet::Packet, sidecar_data},
     shm::{
-        Arena, Endpoint, OwnArena, PeerArena, Returns, Slot, Spin,
-        memory_file::MAX_ARENA_BYTES,
+        Arena, Endpoint, PeerArena, Returns, Slot, Spin,
         packet::{receive, send},
         ring::Broken,
     },
@@ -44,7 +43,7 @@ pub struct RingLink {
     waiting: Option<(Instant, bool)>,
     memory: Arc<Memory>,
     /// For bodies that came inline; made when they are first needed.
-    own: Vec<(Arc<OwnArena>, Reserved)>,
+    own: Arenas,
     /// What the worker was given.
     given: HashMap<u32, Weak<Arena>>,
     lent: Lent,
@@ -63,7 +62,8 @@ impl RingLink {
         let bell = pipe::Receiver::from_owned_fd_unchecked(end.bell().try_clone_to_owned()?)?;
         send(&socket, Packet::Opened(proto::RingOpened {}), &[])?;
         let spin = Spin::new(memory.config.spin.limit());
-        let (own, given, lent, theirs, returns) = (Vec::new(), HashMap::new(), Lent::new(), HashMap::new(), Arc::default());
+        let own = Arenas::new(memory.clone(), "pillion-inputs");
+        let (given, lent, theirs, returns) = (HashMap::new(), Lent::new(), HashMap::new(), Arc::default());
         Ok(RingLink { end, bell, socket, spin, waiting: None, memory, own, given, lent, theirs, returns })
     }
 
@@ -100,21 +100,11 @@ impl RingLink {
     }
 
     fn allocate(&mut self, length: u64) -> Option<Slot> {
-        if let Some(slot) = self.own.iter().find_map(|(arena, _)| arena.allocate(length)) {
+        if let Some(slot) = self.own.find(length) {
             return Some(slot);
         }
-        // Those in which nothing is used are too small, and make room for one that is not.
-        self.own.retain(|(arena, _)| arena.live() > 0);
-        let bytes = length.checked_next_multiple_of(1 << 20)?.max(self.memory.config.arena_bytes).min(MAX_ARENA_BYTES);
-        let reserved = self.memory.reserve(bytes)?;
-        let arena =
-            OwnArena::new("pillion-inputs", bytes).inspect_err(|error| tracing::debug!("no arena of {bytes} bytes: {error}")).ok()?;
-        if !self.give(arena.arena().clone()) {
-            return None;
-        }
-        let slot = arena.allocate(length);
-        self.own.push((arena, reserved));
-        slot
+        let fresh = self.own.make(length)?;
+        if self.give(fresh.arena().clone()) { self.own.keep(fresh, length) } else { None }
     }
 
     /// Sees to it that the worker has an arena; false if it cannot be given.

@@ -22,7 +22,8 @@ fn layout() -> Layout {
         side_outputs: vec![proto::SideOutput { tag: "late".into(), schema: schema_to_ipc(&late).into() }],
         ..Default::default()
     };
-    let input = |schema: &Schema, key| proto::KeyedInput { schema: schema_to_ipc(schema).into(), key_columns: vec![key], ..Default::default() };
+    let input =
+        |schema: &Schema, key| proto::KeyedInput { schema: schema_to_ipc(schema).into(), key_columns: vec![key], ..Default::default() };
     let other = Schema::new(vec![Field::new("rule", DataType::Utf8, true)]);
     let plan = proto::KeyedPlan { inputs: vec![input(&other, 0), input(&rows, 0)] };
     Layout::new(&plan, &output, &function).unwrap()
@@ -37,7 +38,11 @@ fn bundle(layout: &Layout) -> Bundle {
         timestamps: Some(Arc::new(Int64Array::from(vec![Some(5), None, Some(7)]))),
         key_index: Some(Arc::new(UInt32Array::from(vec![0, 1, 0]))),
         keys,
-        state: vec![Some(Arc::new(Int64Array::from(vec![Some(10), None]))), None, Some(arrow_array::new_null_array(&layout.cells[2].column(), 2))],
+        state: vec![
+            Some(Arc::new(Int64Array::from(vec![Some(10), None]))),
+            None,
+            Some(arrow_array::new_null_array(&layout.cells[2].column(), 2)),
+        ],
         timers: None,
         timer_state: None,
         watermark: NO_WATERMARK,

@@ -4,7 +4,7 @@
 //! holds the [`Slot`], and with the last use of that the owner is told. Sizes are sealed, so that nobody's truncation can raise SIGBUS.
 
 use super::{
-    map::{Map, OutOfRange},
+    map::{Exclusive, Map, OutOfRange},
     memory_file::{check_sealed, forbid_writers, memory_file},
     slots::{Borrowed, FreeList, Place},
 };
@@ -165,6 +165,25 @@ impl Slot {
             offset += piece.len();
         }
         Ok(())
+    }
+
+    /// Writes into the slot from byte `at` on. For its owner only.
+    ///
+    /// # Errors
+    /// If that lies outside, or the arena is another's.
+    pub fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        let (offset, length) = self.range()?;
+        let at = usize::try_from(at).ok().filter(|at| at.checked_add(bytes.len()).is_some_and(|end| end <= length));
+        self.0.arena.map()?.write(offset + at.ok_or_else(|| outside(OutOfRange))?, bytes).map_err(outside)
+    }
+
+    /// A part of the slot to build in, see [`Map::exclusive`].
+    pub(super) fn exclusive(&self, at: usize, length: usize) -> io::Result<Exclusive> {
+        let (offset, room) = self.range()?;
+        if at.checked_add(length).is_none_or(|end| end > room) {
+            return Err(outside(OutOfRange));
+        }
+        self.0.arena.map()?.exclusive(offset + at, length, Arc::new(AssertUnwindSafe(self.clone()))).map_err(outside)
     }
 
     /// The bytes, copied into memory that nobody else can write to.

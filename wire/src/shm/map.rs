@@ -1,10 +1,10 @@
 //! Memory that two processes map: the one place where it is touched.
 //!
 //! Whoever is at the other end may write to it at any time, so nothing here hands out a `&[u8]` over it. Bytes are copied in and out through raw
-//! pointers, counters are atomics. The exception is [`Map::view`], by which a worker reads its inputs in place, and a host
-//! the results of workers that it trusts.
+//! pointers, counters are atomics. The exceptions are [`Map::view`], by which a worker reads its inputs in place, and a host
+//! the results of workers that it trusts, and [`Exclusive`], by which the owner of an arena builds in a slot that it has told nobody of.
 
-use arrow_buffer::{Buffer, MutableBuffer};
+use arrow_buffer::{ArrowNativeType, Buffer, MutableBuffer, alloc::Allocation};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::{
     io,
@@ -152,6 +152,22 @@ impl Map {
         Ok(unsafe { Buffer::from_custom_allocation(start, length, owner) })
     }
 
+    /// A range to build in. Only for the owner of an arena, and a range of a slot that is handed out once, before anybody is told of the slot. `owner` must keep this
+    /// mapping, and the range from being used again. Others may read it; that they cannot write is what the arena's seals are for (a sidecar that makes an arena for its
+    /// host is trusted not to have mapped it before it was sealed).
+    ///
+    /// # Errors
+    /// [`OutOfRange`], also if the mapping is read-only.
+    pub fn exclusive<T: RefUnwindSafe + Send + Sync + 'static>(
+        &self,
+        offset: usize,
+        length: usize,
+        owner: Arc<T>,
+    ) -> Result<Exclusive, OutOfRange> {
+        let start = self.at(offset, length)?;
+        if self.writable { Ok(Exclusive { start, length, owner }) } else { Err(OutOfRange) }
+    }
+
     /// The counter at `offset`.
     ///
     /// # Errors
@@ -163,6 +179,45 @@ impl Map {
         }
         // SAFETY: in the mapping and aligned; every process reaches it by atomics only, and any value is one.
         Ok(unsafe { at.as_ref() })
+    }
+}
+
+/// A range that only its holder reads and writes, until it is frozen: see [`Map::exclusive`].
+pub struct Exclusive {
+    start: NonNull<u8>,
+    length: usize,
+    /// Keeps the memory.
+    owner: Arc<dyn Allocation>,
+}
+
+// SAFETY: as a box of bytes would be: it alone refers to its range.
+unsafe impl Send for Exclusive {}
+// SAFETY: as above; a shared reference only reads.
+unsafe impl Sync for Exclusive {}
+
+impl Exclusive {
+    /// The values in the range; none if it is not aligned for them.
+    pub fn values<T: ArrowNativeType>(&self) -> &[T] {
+        // SAFETY: the range is mapped while `owner` lives, nobody else writes to it, and mapped memory is initialised.
+        let bytes = unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.length) };
+        // SAFETY: Arrow's native types are plain numbers, for which every pattern of bits is a value.
+        let (before, values, _) = unsafe { bytes.align_to::<T>() };
+        if before.is_empty() { values } else { &[] }
+    }
+
+    /// The values in the range, to be written; none if it is not aligned for them.
+    pub fn values_mut<T: ArrowNativeType>(&mut self) -> &mut [T] {
+        // SAFETY: as in `values`; this is the only reference, because `self` is borrowed mutably and no other range overlaps.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.length) };
+        // SAFETY: as in `values`.
+        let (before, values, _) = unsafe { bytes.align_to_mut::<T>() };
+        if before.is_empty() { values } else { &mut [] }
+    }
+
+    /// No more writing: the range as a buffer, which keeps the memory.
+    pub fn freeze(self) -> Buffer {
+        // SAFETY: the range stays mapped while `owner` lives, and nobody writes to it any more.
+        unsafe { Buffer::from_custom_allocation(self.start, self.length, self.owner) }
     }
 }
 

@@ -1,9 +1,10 @@
 //! Shared memory (DESIGN D2): arenas with slots for large bodies, rings for small messages.
 //!
 //! [`map`] is the only place that touches memory which another process can write. [`slots`] keeps the books of an arena in private memory, [`arena`] puts
-//! both together; [`ring`] and [`endpoint`] are the way of messages between the sidecar and a worker, [`packet`] how descriptors get across.
+//! both together, [`draft`] is how a batch is built in a slot; [`ring`] and [`endpoint`] are the way of messages between the sidecar and a worker, [`packet`] how descriptors get across.
 
 pub mod arena;
+pub mod draft;
 pub mod endpoint;
 #[expect(unsafe_code, reason = "memory that another process writes to")]
 pub mod map;
@@ -16,5 +17,6 @@ pub mod slots;
 pub mod spin;
 
 pub use arena::{Arena, OwnArena, PeerArena, Release, Returns, Slot, WeakSlot};
+pub use draft::{Draft, DraftParts};
 pub use endpoint::{Endpoint, Offer};
 pub use spin::Spin;
