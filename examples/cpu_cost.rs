@@ -1,6 +1,6 @@
 //! What watching costs: CPU time of an engine and its workers while nothing happens, for each call of one row, and at 100 rows a second.
 //!
-//! `make bench-cpu`, or `cargo run --release --example cpu_cost -- path/to/pillion [seconds]`. Prints a table in Markdown; `docs/modes.md` has one.
+//! `make bench-cpu`, or `cargo run --release --example cpu_cost -- path/to/pillion [seconds]`. Prints a table in Markdown.
 
 #[path = "../src/cli/bench/variant.rs"]
 mod variant;

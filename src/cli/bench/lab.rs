@@ -25,8 +25,6 @@ const LATENCY_PARTS: u32 = 3;
 const MOST_SLICES: u32 = 4;
 /// Beyond its slice, a measurement is given up after this time.
 const STUCK: Duration = Duration::from_secs(60);
-/// Bodies of this size go into shared memory by any sensible threshold, in bytes.
-const LARGE: u64 = 1 << 20;
 
 /// What is compared, and with what.
 pub struct Task<'a> {
@@ -135,7 +133,9 @@ impl Lab {
         } else {
             check(&mut subject, &self.works).await?;
         }
-        let large = self.works.iter().any(|work| work.batches.first().is_some_and(|batch| data::bytes(batch) > LARGE));
+        // Headers and rounding apart, such a body goes into shared memory if there is some.
+        let threshold = task.config.shm.threshold.saturating_mul(2);
+        let large = self.works.iter().any(|work| work.batches.first().is_some_and(|batch| data::bytes(batch) > threshold));
         if let Some(running) = self.running.last()
             && let Some(why) = running.unshared(shared, large).await?
         {
