@@ -329,6 +329,17 @@ def test_bad_use(harness: Any) -> None:
     local.push(("a", 1), 1)
     with pytest.raises(PillionError, match="gone"):
         local.finish()
+
+    class Picky(Total):
+        def add(self, value, accumulator):
+            return super().add(value, accumulator) if value.amount else 1 / 0
+
+    local = Harness(
+        w.window(tumbling, aggregate=Picky, output={"sum": "bigint", "n": "bigint"}), input=INPUT, key="user"
+    )
+    local.push_batch([("a", 1)] * 9, [1] * 9)
+    with pytest.raises(PillionError, match="ZeroDivisionError: division by zero in row 2"):
+        local.push_batch([("a", 1), ("b", 1), ("a", 0)], [1, 1, 1])
     extractor = w.EventTimeSessionWindows.with_dynamic_gap(lambda element: 0)
     local = Harness(w.window(extractor, process=sums, output=COUNTS), input=INPUT, key="user")
     with pytest.raises(PillionError, match="Dynamic session time gap") as caught:

@@ -99,9 +99,7 @@ class WindowOperation(Function):
         invalid(vectorized and not plain, f"a window of func_type {self.func_type} needs a plain function `process`")
         invalid(self.func_type not in ("general", "pandas", "arrow"), f"windows have no func_type `{self.func_type}`")
         merged = self.reduce is not None or self.aggregate is not None
-        invalid(
-            vectorized and merged, f"a window of func_type {self.func_type} takes whole windows: it cannot aggregate"
-        )
+        invalid(vectorized and merged, f"a window of func_type {self.func_type} cannot aggregate")
         if self.merging and self.aggregate is not None and self.evictor is None:
             merges = callable(getattr(self.aggregate, "merge", None))
             invalid(not merges, f"`{type(self.aggregate).__name__}` needs `merge`, since its windows merge")

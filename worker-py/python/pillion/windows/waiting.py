@@ -53,6 +53,7 @@ class Waiting:
         """Take all rows; the result is what has to be written beside the cells. None, and nothing has happened, if one
         of them has no timestamp, or belongs to a window that has ended and still takes rows.
         """
+        self.row = 0
         found = self._assign(keys, stamps)
         if found is None:
             return None
