@@ -3,10 +3,10 @@
 
 mod support;
 
-use arrow_array::RecordBatch;
+use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use pillion::{
-    Code, FunctionRef, Plan, Session, SessionOptions,
+    Code, Event, FunctionRef, KeyedOptions, Plan, Session, SessionOptions,
     host::Output,
     metrics::{MetricTotal, MetricTotals},
 };
@@ -14,7 +14,7 @@ use pillion_wire::proto::{Distribution, Histogram};
 use std::{
     collections::BTreeMap,
     sync::{
-        LazyLock,
+        Arc, LazyLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -193,6 +193,51 @@ fn metrics_may_come_late_and_have_a_limit() {
         let found: Vec<_> = totals.iter().map(|(id, total)| (id.labels["value"].as_str(), total.clone())).collect();
         assert_eq!(found, [("1", MetricTotal::Counter(2)), ("2", MetricTotal::Counter(2)), ("3", MetricTotal::Counter(1))]);
         assert_eq!(functions.page("late").len(), 3);
+        rig.end().await;
+    });
+}
+
+#[test]
+fn keyed_functions_count_each_bundle_once() {
+    everywhere(async |setup| {
+        let rig = Rig::new(setup).await;
+        let functions = Functions::new();
+        let marker = |at: i64| functions.0.path().join(format!("killed-{at}")).to_str().unwrap().to_owned();
+        let batch = |at: i64| {
+            // Threads cannot be killed.
+            let kills = |row: i64| setup.mode == Mode::Process && row == 5 && at % 3 == 0;
+            let paths = (0..10).map(|row| if kills(row) { marker(at) } else { "row".to_owned() });
+            let keys: ArrayRef = Arc::new(Int64Array::from_iter_values((0..10).map(|row| (row + at) % 4)));
+            RecordBatch::try_from_iter([("key", keys), ("path", Arc::new(StringArray::from_iter_values(paths)))]).unwrap()
+        };
+        let plan = Plan::map(FunctionRef::file(functions.0.path().join(&functions.1), "Keyed"));
+        let session = rig.pillion.session(plan).input(batch(0).schema()).keyed(KeyedOptions::by(["key"])).open().await.unwrap();
+        let (mut input, mut output) = session.split();
+        let sending = async {
+            for at in 0..10 {
+                input.send(batch(at)).await.unwrap();
+            }
+            input.finish().await.unwrap();
+        };
+        let mut totals = MetricTotals::default();
+        let mut rows = 0;
+        let receiving = async {
+            while let Some(event) = output.next().await {
+                if let Event::Output(result) = event.unwrap() {
+                    rows += result.batch.num_rows();
+                    totals.add(&result.metrics);
+                }
+            }
+        };
+        tokio::join!(sending, receiving);
+        assert_eq!(rows, 50);
+        let found: Vec<_> = totals.iter().map(|(id, total)| (id.name.as_str(), total.clone())).collect();
+        let sizes = Distribution { count: 100, sum: (1..=25).sum::<i32>() as f64 * 4.0, min: 1.0, max: 25.0 };
+        assert_eq!(found, [("rows", MetricTotal::Counter(100)), ("sizes", MetricTotal::Distribution(sizes))]);
+        assert_eq!(functions.page("Keyed")["pillion_user_rows_total"], 100.0);
+        if setup.mode == Mode::Process {
+            assert!((0..10).step_by(3).all(|at| std::path::Path::new(&marker(at)).exists()), "a worker was not killed");
+        }
         rig.end().await;
     });
 }

@@ -4,7 +4,7 @@ import os
 import signal
 import time
 
-from pillion import ScalarFunction, udf
+from pillion import KeyedProcessFunction, ScalarFunction, ValueState, udf
 
 
 class Everything(ScalarFunction):
@@ -94,3 +94,26 @@ class Large(ScalarFunction):
 
 
 large = udf(Large(), result_type="string")
+
+
+class Keyed(KeyedProcessFunction):
+    """Counts rows; even keys give no results. Kills its worker in the middle of a bundle as `KilledOnce` does."""
+
+    output = {"key": "bigint", "total": "bigint"}
+    total = ValueState("bigint")
+
+    def open(self, runtime_context):
+        group = runtime_context.get_metrics_group()
+        self.rows = group.counter("rows")
+        self.sizes = group.distribution("sizes")
+
+    def process_element(self, value, ctx):
+        self.rows.inc()
+        total = (self.total.value() or 0) + 1
+        self.sizes.update(total)
+        self.total.update(total)
+        if value.path.startswith("/") and not os.path.exists(value.path):
+            open(value.path, "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if value.key % 2:
+            yield value.key, total

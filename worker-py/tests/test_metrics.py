@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import batch_of, reference
 
-from pillion import Counter, FunctionContext, ScalarFunction, udf
+from pillion import Counter, FunctionContext, KeyedProcessFunction, ScalarFunction, udf
 from pillion.metrics import MetricGroup, Metrics
 
 
@@ -271,6 +271,26 @@ def test_pyflink_s_example(harness: Any) -> None:
         "my_meter": 6,
         "my_distribution": (2, 6.0, 1.0, 5.0),
     }
+
+
+def test_stateful_functions_have_them_too(harness: Any) -> None:
+    class Keyed(KeyedProcessFunction):
+        output = {"key": "bigint"}
+
+        def open(self, runtime_context: Any) -> None:
+            self.rows = runtime_context.get_metrics_group().counter("rows")
+            assert runtime_context.get_metric_group().counter("rows") is self.rows
+
+        def process_element(self, value: Any, ctx: Any) -> Any:
+            self.rows.inc()
+            yield (value.key,)
+
+    call = {"function": reference(Keyed), "arguments": []}
+    fields = batch_of({"key": ("bigint", [])}).schema
+    plan = harness.runtime.prepare(
+        {"calls": [call], "outputs": [], "input": fields, "keys": fields, "max_metric_series": 7}
+    )
+    assert [(metrics.limit, len(metrics.series)) for metrics in plan.metrics] == [(7, 1)]
 
 
 def test_without_a_worker_metrics_just_count() -> None:
