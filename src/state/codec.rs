@@ -5,7 +5,7 @@
 
 use super::{
     Cell, Entries, Shape,
-    columns::{Bytes, broken},
+    columns::{Bytes, broken, of_width},
     encoding,
     physical::{self, Reader, Value, Writer, damaged},
 };
@@ -62,13 +62,13 @@ pub fn encode(cell: &Cell, values: &ArrayRef, nulls: Nulls) -> Result<BinaryArra
 }
 
 fn encode_wide(native: &[u8], rows: usize, id: u8) -> Result<BinaryArray> {
-    let mut encoded = Bytes::new(rows, rows * 9);
+    let mut encoded = Vec::with_capacity(rows * 9);
     for eight in native.chunks_exact(8) {
         let mut nine = [id; 9];
         nine[1..].copy_from_slice(eight);
-        encoded.push(&nine)?;
+        encoded.extend_from_slice(&nine);
     }
-    Ok(encoded.finish())
+    of_width(encoded, 9, rows)
 }
 
 /// Values of a cell from bytes; null = absent, or a stored null.

@@ -86,6 +86,15 @@ impl Bytes {
     }
 }
 
+/// A column of byte strings of one width.
+pub fn of_width(data: Vec<u8>, width: usize, rows: usize) -> Result<BinaryArray> {
+    if data.len() != width * rows || i32::try_from(data.len()).is_err() {
+        return Err(too_large());
+    }
+    let offsets: Vec<i32> = (0..=rows).map(|row| (row * width) as i32).collect();
+    Ok(BinaryArray::new(OffsetBuffer::new(ScalarBuffer::from(offsets)), Buffer::from_vec(data), None))
+}
+
 /// Offsets of lists.
 #[derive(Debug)]
 pub struct Offsets(Vec<i32>);

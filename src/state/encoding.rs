@@ -5,7 +5,7 @@
 
 use super::{
     MAX_PARALLELISM,
-    columns::Bytes,
+    columns::{self, Bytes},
     physical::{self, Key, Reader, Writer, damaged},
 };
 use crate::error::{Code, Error, Result};
@@ -128,7 +128,8 @@ impl KeyEncoder {
         }
         let (offsets, data) = (encoded.value_offsets(), encoded.value_data());
         let key = |row: u32| &data[offsets[row as usize] as usize..offsets[row as usize + 1] as usize];
-        let mut table: HashTable<(u32, u32)> = HashTable::with_capacity(rows.min(1 << 10));
+        // The whole hash is kept: neither growing nor comparing looks at keys without need.
+        let mut table: HashTable<(u64, u32)> = HashTable::with_capacity(rows / 8);
         let (mut first, mut index, mut of): (Vec<u32>, Vec<u32>, Vec<u16>) = (Vec::new(), Vec::with_capacity(rows), Vec::new());
         for row in 0..rows as u32 {
             let hash = xxh3_64(key(row));
@@ -205,16 +206,16 @@ impl KeyEncoder {
 
 /// Keys of one column of 64-bit integers, the most frequent kind.
 fn long_keys(values: &[u8], rows: usize) -> Result<BinaryArray> {
-    let mut encoded = Bytes::new(rows, rows * 9);
+    let mut encoded = Vec::with_capacity(rows * 9);
     for native in values.chunks_exact(8) {
         let mut long = [0; 8];
         long.copy_from_slice(native);
         let ordered = (i64::from_ne_bytes(long) as u64 ^ 1 << 63).to_be_bytes();
         let mut key = [physical::PRESENT; 9];
         key[1..].copy_from_slice(&ordered);
-        encoded.push(&key)?;
+        encoded.extend_from_slice(&key);
     }
-    Ok(encoded.finish())
+    columns::of_width(encoded, 9, rows)
 }
 
 /// Map keys: one column, whose nulls are keys like others.

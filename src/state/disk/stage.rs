@@ -227,7 +227,9 @@ impl Stage {
     }
 
     /// Writes all of it, or nothing.
-    pub fn write(self, open: &Open, values: &Values) -> Result<Written, fjall::Error> {
+    pub fn write(mut self, open: &Open, values: &Values) -> Result<Written, fjall::Error> {
+        // Neighbours one after the other: the store's tables in memory are ordered.
+        self.singles.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         let mut batch =
             fjall::OwnedWriteBatch::with_capacity(open.database.clone(), self.singles.len() + self.many.len() + self.timers.len());
         batch = batch.durability(HANDED_OVER);

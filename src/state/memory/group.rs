@@ -2,7 +2,7 @@
 
 use super::chunk::{Chunk, Column, Item, Many, ROWS, Slot};
 use crate::{
-    state::{Cell, Op, Shape, Update, small::Small},
+    state::{Addresses, Cell, Op, Shape, Update, address::pack, small::Small},
     timer::set::TimerSet,
 };
 use hashbrown::HashTable;
@@ -38,6 +38,37 @@ pub struct Group {
     pub expired: u64,
     /// Where the next clean-up goes on.
     pub swept: u32,
+}
+
+/// No row.
+pub const NONE: u32 = u32::MAX;
+
+/// Packed addresses one after the other, with their short hashes.
+#[derive(Debug, Default)]
+pub struct Packed {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+    hashes: Vec<u32>,
+}
+
+impl Packed {
+    /// Replaces what it holds by these rows of addresses.
+    pub fn fill(&mut self, addresses: &Addresses, rows: impl Iterator<Item = usize>) {
+        self.bytes.clear();
+        self.ends.clear();
+        self.hashes.clear();
+        for row in rows {
+            let (start, (key, namespace)) = (self.bytes.len(), addresses.at(row));
+            pack(&mut self.bytes, key, namespace);
+            self.ends.push(self.bytes.len());
+            self.hashes.push(xxh3_64(&self.bytes[start..]) as u32);
+        }
+    }
+
+    /// The address at a place.
+    pub fn get(&self, at: usize) -> &[u8] {
+        &self.bytes[if at == 0 { 0 } else { self.ends[at - 1] }..self.ends[at]]
+    }
 }
 
 /// A change of one cell at one address.
@@ -84,6 +115,20 @@ impl Group {
     pub fn find(&self, packed: &[u8]) -> Option<u32> {
         let hash = xxh3_64(packed) as u32;
         self.index.find(spread(hash), |entry| entry.hash == hash && self.address(entry.row).as_slice() == packed).map(|entry| entry.row)
+    }
+
+    /// The rows of many packed addresses, into `rows`; [`NONE`] for those that have none. In short passes one after the other, so that the memory of many rows is on its way at once.
+    pub fn find_all(&self, packed: &Packed, rows: &mut Vec<u32>) {
+        rows.clear();
+        rows.extend(
+            packed.hashes.iter().map(|&hash| self.index.find(spread(hash), |entry| entry.hash == hash).map_or(NONE, |entry| entry.row)),
+        );
+        for (at, row) in rows.iter_mut().enumerate() {
+            // Two addresses with the same short hash are rare; then the address decides.
+            if *row != NONE && self.address(*row).as_slice() != packed.get(at) {
+                *row = self.find(packed.get(at)).unwrap_or(NONE);
+            }
+        }
     }
 
     fn address(&self, row: u32) -> &Small {

@@ -3,12 +3,12 @@
 use super::{
     Memory,
     chunk::{Many, ROWS},
-    group::Group,
+    group::{Group, NONE, Packed},
 };
 use crate::{
     error::Result,
     state::{
-        Addresses, Cell, Entries, Get, Lookup, Page, PageRequest, Prefetch, Shape,
+        Cell, Entries, Get, Lookup, Page, PageRequest, Prefetch, Shape,
         address::{ByGroup, pack},
         check,
         columns::{self, Bytes, Offsets, Scattered},
@@ -16,9 +16,6 @@ use crate::{
 };
 use arrow_array::{Array, BinaryArray};
 use std::sync::Arc;
-
-/// No row.
-pub const NONE: u32 = u32::MAX;
 
 /// What a multi-get collects for one cell, in the order of groups.
 enum Found {
@@ -36,10 +33,11 @@ impl Memory {
                 Shape::List | Shape::Map => Found::Many(vec![None; rows]),
             });
         }
-        let mut resolved = Vec::new();
+        let (mut packed, mut resolved) = (Packed::default(), Vec::new());
         for (group, members) in ByGroup::of(&request.addresses, self.groups.len())?.iter() {
             let group = self.group(group)?;
-            resolve(&group, &request.addresses, members, &mut resolved);
+            packed.fill(&request.addresses, members.iter().map(|&row| row as usize));
+            group.find_all(&packed, &mut resolved);
             for (found, &cell) in found.iter_mut().zip(&request.cells) {
                 let hidden = self.cells.at(cell)?.hidden(request.now_ms);
                 collect(&group, usize::from(cell), hidden, members, &resolved, found)?;
@@ -113,18 +111,6 @@ impl Memory {
         let next = next.map(|()| keys.value(keys.len() - 1).to_vec());
         Ok(Page { keys, values: values.finish(), next })
     }
-}
-
-/// The rows of a group's addresses, aligned with `members`.
-fn resolve(group: &Group, addresses: &Addresses, members: &[u32], resolved: &mut Vec<u32>) {
-    let mut packed = Vec::with_capacity(64);
-    resolved.clear();
-    resolved.extend(members.iter().map(|&row| {
-        let (key, namespace) = addresses.at(row as usize);
-        packed.clear();
-        pack(&mut packed, key, namespace);
-        group.find(&packed).unwrap_or(NONE)
-    }));
 }
 
 fn collect(group: &Group, cell: usize, hidden: i64, members: &[u32], resolved: &[u32], found: &mut Found) -> Result<()> {

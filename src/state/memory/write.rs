@@ -2,8 +2,7 @@
 
 use super::{
     Memory,
-    group::{Change, Group},
-    read::NONE,
+    group::{Change, Group, NONE, Packed},
 };
 use crate::{
     error::{Code, Error, Result},
@@ -17,6 +16,9 @@ use crate::{
 };
 use arrow_array::Array;
 use std::sync::{PoisonError, atomic::Ordering};
+
+/// A commit looks into at most so many groups for what is expired, be they ever so empty.
+const CLEANED: usize = 64;
 
 impl Memory {
     pub(super) fn apply_now(&self, commit: &Commit) -> Result<()> {
@@ -78,7 +80,7 @@ impl Memory {
         let cleaned = self.cells.iter().enumerate().filter_map(|(id, cell)| Some((id, cell, cell.ttl?.cleanup.per_commit)));
         let Some(budget) = cleaned.clone().map(|(_, _, rows)| rows).max().filter(|&rows| rows > 0) else { return Ok(()) };
         let mut left = budget;
-        for _ in 0..self.groups.len() {
+        for _ in 0..self.groups.len().min(CLEANED) {
             let at = self.cleaning.load(Ordering::Relaxed) % self.groups.len();
             let mut group = self.groups[at].lock().unwrap_or_else(PoisonError::into_inner);
             let end = group.rows().min(group.swept.saturating_add(left));
@@ -134,27 +136,21 @@ impl Memory {
 /// Executes the changes of one cell in one group.
 fn write(group: &mut Group, addresses: &Addresses, columns: &Writes, cell: &Cell, members: &[u32], now: i64, rows: &mut [u32]) {
     let id = usize::from(columns.cell);
-    let mut packed = Vec::with_capacity(64);
-    let mut resolve = |group: &mut Group, row: u32, add: bool| {
-        let at = columns.at[row as usize] as usize;
-        if rows[at] != NONE {
-            return rows[at];
-        }
-        let (key, namespace) = addresses.at(at);
-        packed.clear();
-        pack(&mut packed, key, namespace);
-        let found = if add { group.find_or_add(&packed) } else { group.find(&packed).unwrap_or(NONE) };
-        rows[at] = found;
-        found
-    };
     let adds = |row: u32| matches!(columns.ops[row as usize], Op::Put | Op::Append);
-    // In two passes, so that the memory of many rows is on its way at once.
-    for &row in members {
-        resolve(group, row, adds(row));
+    let place = |row: u32| columns.at[row as usize] as usize;
+    let (mut packed, mut found) = (Packed::default(), Vec::new());
+    packed.fill(addresses, members.iter().map(|&row| place(row)));
+    group.find_all(&packed, &mut found);
+    for (at, &row) in members.iter().enumerate() {
+        let known = &mut rows[place(row)];
+        // The same address may come twice, or have got its row for another cell.
+        if *known == NONE {
+            *known = if found[at] == NONE && adds(row) { group.find_or_add(packed.get(at)) } else { found[at] };
+        }
     }
     let mut emptied = Vec::new();
     for &row in members {
-        let at = resolve(group, row, adds(row));
+        let at = rows[place(row)];
         if at == NONE {
             continue;
         }

@@ -43,8 +43,8 @@ pub struct Take {
 /// What the next checkpoint of the same store may refer to.
 #[derive(Clone, Debug, Default)]
 pub struct Base {
-    /// By part and range: the versions of its groups, and its files.
-    written: HashMap<(Option<CellId>, (u16, u16)), (Vec<u64>, Vec<FileEntry>)>,
+    /// By part and range: its groups with their versions, and its files.
+    written: HashMap<(Option<CellId>, (u16, u16)), (Vec<(u16, u64)>, Vec<FileEntry>)>,
 }
 
 /// The checksum of a file, in digits.
@@ -73,7 +73,7 @@ impl Checkpoints {
         let mut next = Base::default();
         let mut parts = Vec::new();
         for (part, range, groups) in plan(&take)? {
-            let versions: Vec<u64> = groups.iter().map(|&group| take.view.version(group, part)).collect();
+            let versions: Vec<(u16, u64)> = groups.iter().map(|&group| (group, take.view.version(group, part))).collect();
             match base.written.get(&(part, range)) {
                 Some((known, files)) if *known == versions => drop(next.written.insert((part, range), (versions, files.clone()))),
                 _ => {
