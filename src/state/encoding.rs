@@ -133,13 +133,9 @@ impl KeyEncoder {
         let (mut first, mut index, mut of): (Vec<u32>, Vec<u32>, Vec<u16>) = (Vec::new(), Vec::with_capacity(rows), Vec::new());
         for row in 0..rows as u32 {
             let hash = xxh3_64(key(row));
-            let short = hash as u32;
-            let entry = table.entry(
-                hash,
-                |(known, id)| *known == short && key(first[*id as usize]) == key(row),
-                |(_, id)| xxh3_64(key(first[*id as usize])),
-            );
-            let id = entry.or_insert((short, first.len() as u32)).get().1;
+            let same = |(known, id): &(u64, u32)| *known == hash && key(first[*id as usize]) == key(row);
+            let entry = table.entry(hash, same, |(known, _)| *known);
+            let id = entry.or_insert((hash, first.len() as u32)).get().1;
             if id as usize == first.len() {
                 first.push(row);
                 of.push(match groups {
