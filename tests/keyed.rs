@@ -236,7 +236,7 @@ fn a_bundle_whose_worker_dies_takes_effect_once() {
         let rig = Rig::new(setup).await;
         let mark = rig.folder().join("died");
         let mut environment = pillion::EnvironmentSpec::default();
-        environment.variables.insert("PILLION_TEST_MARK".into(), mark.display().to_string());
+        environment.variables.insert("TEST_MARK".into(), mark.display().to_string());
         let session = keyed(&rig, "DieOnce", by_key()).environment(environment).open().await.unwrap();
         let steps: Vec<_> = (0..10).map(|batch| Step::Rows((0..30).map(|row| (row % 3, row + batch, 0)).collect())).collect();
         let seen = run(&rig, session, &steps).await.unwrap();
