@@ -73,12 +73,21 @@ pub trait StateBackend: Send + Sync {
     fn sizes(&self) -> Sizes;
 
     /// A view of these key groups as they are now, unaffected by later commits. It copies nothing that grows with the state: call it at the barrier, and write it in the background.
+    ///
+    /// # Errors
+    /// [`crate::Code::Unsupported`] if a host keeps the state; what keeps the store from reading.
     fn view(&self, groups: &[u16], now_ms: i64) -> Result<Arc<dyn View>>;
 
     /// Adds rows of a snapshot to groups that hold nothing yet.
+    ///
+    /// # Errors
+    /// As [`Self::apply`]; [`crate::Code::Unsupported`] if a host keeps the state.
     fn load(&self, rows: Rows) -> Result<()>;
 
     /// Frees what it holds; a disk backend deletes its folder. Later requests fail.
+    ///
+    /// # Errors
+    /// [`crate::Code::StateFailed`] if the folder cannot be deleted.
     fn close(&self) -> Result<()> {
         Ok(())
     }
@@ -93,6 +102,9 @@ pub trait View: Send + Sync {
     fn version(&self, group: u16, part: Option<CellId>) -> u64;
 
     /// Gives the rows of a group's cell, or with `None` its timers, to `sink`, in pieces of bounded size.
+    ///
+    /// # Errors
+    /// What keeps the store from reading, and what `sink` returns.
     fn read(&self, group: u16, part: Option<CellId>, sink: &mut dyn FnMut(Rows) -> Result<()>) -> Result<()>;
 }
 

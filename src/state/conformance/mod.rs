@@ -71,8 +71,11 @@ pub fn address(group: u16, key: &str) -> Address {
     (group, key.as_bytes().to_vec(), Vec::new())
 }
 
-/// Changes of one cell: position, operation, map key, value.
-pub fn writes(cell: u16, rows: &[(u32, Op, Option<&[u8]>, Option<&[u8]>)]) -> Writes {
+/// Position, operation, map key, value.
+pub type Row<'a> = (u32, Op, Option<&'a [u8]>, Option<&'a [u8]>);
+
+/// Changes of one cell.
+pub fn writes(cell: u16, rows: &[Row<'_>]) -> Writes {
     Writes {
         cell,
         at: rows.iter().map(|row| row.0).collect(),
@@ -96,14 +99,14 @@ pub fn value(backend: &dyn StateBackend, cell: u16, at: &Address, now_ms: i64) -
     values.is_valid(0).then(|| values.value(0).to_vec())
 }
 
-fn put(value: &[u8]) -> (u32, Op, Option<&[u8]>, Option<&[u8]>) {
+fn put(value: &[u8]) -> Row<'_> {
     (0, Op::Put, None, Some(value))
 }
 
 fn commits_are_all_or_nothing(make: Make<'_>) {
     let subject = make(cells());
     let (here, there) = (address(1, "a"), address(GROUPS - 1, "b"));
-    now(subject.backend.apply(commit(1, &[here.clone()], vec![writes(0, &[put(b"one")])], 0))).unwrap();
+    now(subject.backend.apply(commit(1, std::slice::from_ref(&here), vec![writes(0, &[put(b"one")])], 0))).unwrap();
     let wrong = [
         // A map key for a value, an append to a map, a value for a key group that there is not, a cell that there is not.
         (vec![there.clone()], writes(0, &[(0, Op::Put, Some(b"k"), Some(b"v"))]), Code::StateType),
@@ -126,11 +129,11 @@ fn commits_are_all_or_nothing(make: Make<'_>) {
 fn large_lists_and_maps_are_deferred_and_paged(make: Make<'_>) {
     let subject = make(cells());
     let at = address(0, "a");
-    let value = vec![7u8; 100];
+    let value = [7u8; 100];
     let keys: Vec<[u8; 2]> = (0..600u16).map(u16::to_be_bytes).collect();
     let elements: Vec<_> = keys.iter().map(|_| (0, Op::Append, None, Some(&value[..]))).collect();
     let entries: Vec<_> = keys.iter().map(|key| (0, Op::Put, Some(&key[..]), Some(&value[..]))).collect();
-    now(subject.backend.apply(commit(1, &[at.clone()], vec![writes(2, &elements), writes(4, &entries)], 0))).unwrap();
+    now(subject.backend.apply(commit(1, std::slice::from_ref(&at), vec![writes(2, &elements), writes(4, &entries)], 0))).unwrap();
     let prefetch = Prefetch { entry_bytes: 10_000, total_bytes: 1 << 20 };
     let request = Get { cells: vec![2, 4], addresses: addresses(&[at.clone(), address(0, "b")]), now_ms: 0, prefetch };
     let answer = now(subject.backend.get(&request)).unwrap();
@@ -236,11 +239,11 @@ fn expired_entries_go(make: Make<'_>) {
     let all = |seq, value: &[u8], now_ms| {
         let lists = writes(3, &[(0, Op::Append, None, Some(value))]);
         let maps = writes(5, &[(0, Op::Put, Some(value), Some(value))]);
-        now(subject.backend.apply(commit(seq, &[at.clone()], vec![writes(1, &[put(value)]), lists, maps], now_ms))).unwrap();
+        now(subject.backend.apply(commit(seq, std::slice::from_ref(&at), vec![writes(1, &[put(value)]), lists, maps], now_ms))).unwrap();
     };
     let seen = |now_ms| {
         let (Entries::Lists { lists, .. }, Entries::Maps { keys, .. }) =
-            (get(&*subject.backend, 3, &[at.clone()], now_ms), get(&*subject.backend, 5, &[at.clone()], now_ms))
+            (get(&*subject.backend, 3, std::slice::from_ref(&at), now_ms), get(&*subject.backend, 5, std::slice::from_ref(&at), now_ms))
         else {
             panic!()
         };
@@ -255,10 +258,10 @@ fn expired_entries_go(make: Make<'_>) {
     let touch = || {
         vec![writes(1, &[(0, Op::Touch, None, None)]), writes(3, &[(0, Op::Touch, None, None)]), writes(5, &[(0, Op::Touch, None, None)])]
     };
-    now(subject.backend.apply(commit(3, &[at.clone()], touch(), 112))).unwrap();
+    now(subject.backend.apply(commit(3, std::slice::from_ref(&at), touch(), 112))).unwrap();
     assert_eq!(seen(114), (Some(b"y".to_vec()), 1, 1));
     assert_eq!(seen(120), (None, 1, 1), "the value is renewed by writes only, the others by reads");
-    now(subject.backend.apply(commit(4, &[at.clone()], touch(), 130))).unwrap();
+    now(subject.backend.apply(commit(4, std::slice::from_ref(&at), touch(), 130))).unwrap();
     (subject.settle)(4);
     assert_eq!(seen(112), (None, 0, 0), "what is expired went");
 }

@@ -11,11 +11,14 @@ pub type Address = (u16, Vec<u8>, Vec<u8>);
 /// Domain, address, name and timestamp.
 pub type Timer = (Domain, Address, String, i64);
 
+/// Cell, address and sub-key.
+type EntryAt = (u16, Address, Vec<u8>);
+
 #[derive(Clone, Debug)]
 pub struct Model {
     pub cells: Cells,
     /// By cell, address and sub-key: value and last access.
-    pub entries: BTreeMap<(u16, Address, Vec<u8>), (Vec<u8>, i64)>,
+    pub entries: BTreeMap<EntryAt, (Vec<u8>, i64)>,
     pub timers: BTreeSet<Timer>,
     appended: u64,
 }

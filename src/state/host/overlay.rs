@@ -116,6 +116,7 @@ impl Overlay {
     }
 
     /// Applies bundles after `applied_seq` to the entries at an address, as far as `within` says of sub-keys.
+    #[expect(clippy::too_many_arguments, reason = "an address in its parts")]
     pub fn merge(
         &self,
         applied_seq: u64,

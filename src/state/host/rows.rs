@@ -49,7 +49,7 @@ pub fn entries(cell: &Cell, id: CellId, rows: &HostRows, overlay: &Overlay, requ
     let mut deferred = rows.deferred.clone();
     let seen = |access: i64| hidden == i64::MIN || access > hidden;
     let (mut offsets, mut keys, mut values) = (Offsets::new(addresses.len()), Bytes::new(0, 0), Bytes::new(addresses.len(), 0));
-    for row in 0..addresses.len() {
+    for (row, deferred) in deferred.iter_mut().enumerate() {
         let (key, namespace) = addresses.at(row);
         let before = values.len();
         if !rows.deferred[row] && overlay.touches(rows.applied_seq, id, addresses.groups[row], key, namespace) {
@@ -57,8 +57,8 @@ pub fn entries(cell: &Cell, id: CellId, rows: &HostRows, overlay: &Overlay, requ
             overlay.merge(rows.applied_seq, id, addresses.groups[row], key, namespace, |_| true, &mut entries);
             let bytes: usize = entries.iter().map(|(key, (value, _))| key.as_slice().len() + value.as_slice().len()).sum();
             let full = bytes > request.prefetch.entry_bytes || keys.bytes() + values.bytes() > request.prefetch.total_bytes;
-            deferred[row] = full && bytes > 0 && cell.shape() != Shape::Single;
-            for (key, (value, _)) in entries.iter().filter(|(_, (_, access))| !deferred[row] && seen(*access)) {
+            *deferred = full && bytes > 0 && cell.shape() != Shape::Single;
+            for (key, (value, _)) in entries.iter().filter(|(_, (_, access))| !*deferred && seen(*access)) {
                 keys.push(key.as_slice())?;
                 values.push(value.as_slice())?;
             }
@@ -132,6 +132,9 @@ pub fn page(cell: &Cell, request: &PageRequest, rows: &HostRows, overlay: &Overl
     Ok(Page { keys: keys.finish(), values: values.finish(), next: next.take() })
 }
 
+/// A timestamp and a packed identity.
+type Packed = (i64, Vec<u8>);
+
 /// Timers with the overlay on top, cut as those of the other backends.
 pub fn due(request: &DueRequest, timers: &HostTimers, overlay: &Overlay) -> Result<DueTimers> {
     let rows = timers.timestamps.len();
@@ -149,7 +152,7 @@ pub fn due(request: &DueRequest, timers: &HostTimers, overlay: &Overlay) -> Resu
     let bound = timers.timestamps.last().copied().filter(|_| timers.more);
     let covered = |timer: &Pending| timer.0 <= bound.unwrap_or(request.up_to_ms) && request.groups.contains(&timer.1);
     overlay.merge_timers(timers.applied_seq, request.domain, covered, &mut all);
-    let mut queues: BTreeMap<u16, Vec<Result<(i64, Vec<u8>)>>> = BTreeMap::new();
+    let mut queues: BTreeMap<u16, Vec<Result<Packed>>> = BTreeMap::new();
     for (timestamp, group, key, namespace, name) in &all {
         let mut packed = Vec::new();
         let name = std::str::from_utf8(name.as_slice()).map_err(|_| wrong("a name that is not valid UTF-8"))?;

@@ -114,7 +114,7 @@ impl Memory {
             }
             Part::Entries { cell: id, map_keys, values, access } => {
                 let cell = self.cells.at(*id)?;
-                for row in 0..rows.keys.len() {
+                for (row, &now) in access.iter().enumerate() {
                     packed.clear();
                     pack(&mut packed, rows.keys.value(row), rows.namespaces.value(row));
                     let at = group.find_or_add(&packed);
@@ -123,7 +123,7 @@ impl Memory {
                         op,
                         map_key: Some(map_keys.value(row)).filter(|_| cell.shape() == Shape::Map),
                         value: values.value(row),
-                        now: access[row],
+                        now,
                     };
                     group.change(at, usize::from(*id), cell, &change);
                 }

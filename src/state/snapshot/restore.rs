@@ -149,7 +149,8 @@ fn plans(stored: &Cells, declared: &Cells, restore: &Restore) -> Result<Vec<Plan
         };
         let values_only = (before.kind, &before.key) == (now.kind, &now.key);
         let same = values_only && (&before.value, before.pickled) == (&now.value, now.pickled);
-        if !same && !(values_only && restore.migrate.is_some()) {
+        let migrates = values_only && restore.migrate.is_some();
+        if !(same || migrates) {
             let message = format!("the cell `{}` is a {} in the checkpoint, and a {} now", now.name, shown(before), shown(now));
             return Err(Error::new(Code::StateTypeChanged, message).hint("give the cell another name, or declare how its values migrate"));
         }

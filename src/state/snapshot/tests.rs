@@ -190,7 +190,7 @@ async fn unchanged_ranges_are_referred_to_and_deleted_with_the_last() {
 
     checkpoints.delete(&first.handle).await.unwrap();
     checkpoints.delete(&third.handle).await.unwrap();
-    assert_eq!(checkpoints.list().await.unwrap(), [second.clone()]);
+    assert_eq!(checkpoints.list().await.unwrap(), std::slice::from_ref(&second));
     let target = memory(cells());
     checkpoints.restore(restoring(&[&second], 0..8), Arc::clone(&target)).await.unwrap();
     let all: Vec<u16> = (0..8).collect();

@@ -40,11 +40,17 @@ pub struct Take {
     pub view: Arc<dyn View>,
 }
 
+/// A cell, or `None` for timers, and a range of key groups: first and last.
+type Stretch = (Option<CellId>, (u16, u16));
+
+/// Groups with their versions, and the files with their rows.
+type Was = (Vec<(u16, u64)>, Vec<FileEntry>);
+
 /// What the next checkpoint of the same store may refer to.
 #[derive(Clone, Debug, Default)]
 pub struct Base {
     /// By part and range: its groups with their versions, and its files.
-    written: HashMap<(Option<CellId>, (u16, u16)), (Vec<(u16, u64)>, Vec<FileEntry>)>,
+    written: HashMap<Stretch, Was>,
 }
 
 /// The checksum of a file, in digits.
@@ -72,13 +78,13 @@ impl Checkpoints {
         let handle = format!("chk-{id:08}-a{attempt}-g{}-{:016x}", take.groups.iter().min().unwrap_or(&0), u64::from_ne_bytes(nonce));
         let mut next = Base::default();
         let mut parts = Vec::new();
-        for (part, range, groups) in plan(&take)? {
+        for ((part, range), groups) in plan(&take)? {
             let versions: Vec<(u16, u64)> = groups.iter().map(|&group| (group, take.view.version(group, part))).collect();
             match base.written.get(&(part, range)) {
                 Some((known, files)) if *known == versions => drop(next.written.insert((part, range), (versions, files.clone()))),
                 _ => {
                     next.written.insert((part, range), (versions, Vec::new()));
-                    parts.push((part, range, groups));
+                    parts.push(((part, range), groups));
                 }
             }
         }
@@ -101,7 +107,7 @@ impl Checkpoints {
 }
 
 /// Parts and ranges of key groups, in the order of the files.
-fn plan(take: &Take) -> Result<Vec<(Option<CellId>, (u16, u16), Vec<u16>)>> {
+fn plan(take: &Take) -> Result<Vec<(Stretch, Vec<u16>)>> {
     let mut groups: Vec<u16> = take.groups.iter().copied().filter(|&group| group != BROADCAST_GROUP).collect();
     groups.sort_unstable();
     groups.dedup();
@@ -110,9 +116,9 @@ fn plan(take: &Take) -> Result<Vec<(Option<CellId>, (u16, u16), Vec<u16>)>> {
     for part in (0..take.view.cells().len()).map(|id| CellId::try_from(id).ok()).chain([None]) {
         let broadcast = part.map(|id| take.view.cells().at(id)).transpose()?.is_some_and(|cell| cell.kind == Kind::Broadcast);
         if broadcast {
-            plan.push((part, (BROADCAST_GROUP, BROADCAST_GROUP), vec![BROADCAST_GROUP]));
+            plan.push(((part, (BROADCAST_GROUP, BROADCAST_GROUP)), vec![BROADCAST_GROUP]));
         } else {
-            plan.extend(pieces.iter().map(|piece| (part, (piece[0], piece[piece.len() - 1]), piece.to_vec())));
+            plan.extend(pieces.iter().map(|piece| ((part, (piece[0], piece[piece.len() - 1])), piece.to_vec())));
         }
     }
     Ok(plan)
@@ -137,8 +143,8 @@ fn describe(take: &Take, handle: String, written: &Base) -> Result<Manifest> {
 }
 
 /// Reads and encodes parts, and sends their files.
-fn encode(take: &Take, handle: &str, parts: Vec<(Option<CellId>, (u16, u16), Vec<u16>)>, sender: &mpsc::Sender<Made>) -> Result<()> {
-    for (part, range, groups) in parts {
+fn encode(take: &Take, handle: &str, parts: Vec<(Stretch, Vec<u16>)>, sender: &mpsc::Sender<Made>) -> Result<()> {
+    for ((part, range), groups) in parts {
         let cell = part.map(|id| take.view.cells().at(id).map(|cell| (id, cell.clone()))).transpose()?;
         let mut files = Files { layout: Layout::new(take.keys.clone(), cell), part, range, handle, open: None, rows: 0, number: 0, sender };
         for group in groups {
