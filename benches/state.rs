@@ -2,6 +2,7 @@
 //!
 //! `cargo bench --bench state`; with `PILLION_BENCH=all` the state at the barrier is 1 GB. On a busy machine `PILLION_BENCH_TIME=cpu` counts the time of the measuring thread on its
 //! processor instead of time on the wall.
+#![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on stops")]
 
 use arrow_array::{ArrayRef, BinaryArray, Int64Array};
 use arrow_schema::DataType;

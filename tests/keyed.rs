@@ -1,4 +1,5 @@
 //! Keyed sessions from end to end: state, timers, side outputs, retries, in every mode, over every transport, through both doors.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
 
 mod support;
 

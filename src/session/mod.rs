@@ -15,6 +15,7 @@ mod types;
 pub(crate) use load::describe;
 pub use open::{Ids, OpenRequest, check_schema, open};
 pub(crate) use order::Order;
+use types::Seen;
 pub use types::{Answer, Behaviour, Described, Input, MAX_WEIGHT, SessionPlan};
 
 use crate::{
@@ -101,9 +102,7 @@ struct Job {
 
 impl Session {
     fn new(
-        id: String,
-        name: String,
-        (span, metrics): (tracing::Span, BatchMetrics),
+        Seen { id, name, span, metrics }: Seen,
         plan: SessionPlan,
         behaviour: Behaviour,
         described: Described,

@@ -1,6 +1,6 @@
 //! Opening a session: everything that can be wrong is found here, before the first batch.
 
-use super::{Behaviour, Described, MAX_WEIGHT, Session, SessionPlan, keyed, load};
+use super::{Behaviour, Described, MAX_WEIGHT, Seen, Session, SessionPlan, keyed, load};
 use crate::{
     config::Limits,
     error::{Code, Error, Result},
@@ -77,9 +77,10 @@ pub async fn open(pool: Arc<Pool>, request: OpenRequest, ids: Ids, environment: 
     let (id, name, traceparent) = (ids.session, request.name, request.traceparent);
     let session = match &request.keyed {
         None => {
-            let seen =
-                (trace::session(&id, &name, &traceparent, &plan.functions), BatchMetrics::new(&plan.functions, limits.metric_series));
-            Session::new(id, name, seen, plan, behaviour, described, pool, None)
+            refuse_process(&described).inspect_err(|_| pool.retire_plan(ids.plan))?;
+            let span = trace::session(&id, &name, &traceparent, &plan.functions);
+            let metrics = BatchMetrics::new(&plan.functions, limits.metric_series);
+            Session::new(Seen { id, name, span, metrics }, plan, behaviour, described, pool, None)
         }
         Some(options) => {
             let parts = keyed::Parts { id, name, traceparent, plan, behaviour, described, pool: pool.clone() };
@@ -88,6 +89,15 @@ pub async fn open(pool: Arc<Pool>, request: OpenRequest, ids: Ids, environment: 
     };
     session.span.in_scope(|| tracing::debug!("session opened"));
     Ok(session)
+}
+
+/// A function that keeps state needs a session that keeps it.
+fn refuse_process(described: &Described) -> Result<()> {
+    match described.functions.iter().find(|function| function.kind == "process") {
+        None => Ok(()),
+        Some(function) => Err(Error::new(Code::PlanInvalid, format!("`{}` keeps state, but the session is not keyed", function.name))
+            .hint("open a keyed session; on the command line name the keys with `--key-by`")),
+    }
 }
 
 fn behaviour(options: &proto::SessionOptions, limits: &Limits, pool_max: usize) -> Behaviour {

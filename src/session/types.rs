@@ -1,7 +1,7 @@
 //! What goes into a session and comes out of it.
 
 use super::credit::Amount;
-use crate::{batch::Batch, config::Limits, error::Result};
+use crate::{batch::Batch, config::Limits, error::Result, metrics::BatchMetrics};
 use bytes::Bytes;
 use pillion_wire::proto;
 use std::{sync::Arc, time::Duration};
@@ -80,4 +80,12 @@ pub struct Described {
     pub environment: proto::EnvironmentDescription,
     /// Whether hosts may read results in place, in memory that the functions could still write.
     pub trusted: bool,
+}
+
+/// How a session is seen from outside.
+pub(super) struct Seen {
+    pub id: String,
+    pub name: String,
+    pub span: tracing::Span,
+    pub metrics: BatchMetrics,
 }

@@ -20,7 +20,7 @@ pub(super) enum Step {
     Rows {
         seq: u64,
         queued: Instant,
-        share: Share,
+        share: Box<Share>,
     },
     /// Event time goes on: timers up to it fire.
     Watermark {
@@ -88,7 +88,7 @@ impl Lane {
         match step {
             Step::Rows { seq, queued, share } => {
                 self.last_seq = seq;
-                self.execute(Work::rows(seq, queued, share, self.watermark)).await?;
+                self.execute(Work::rows(seq, queued, *share, self.watermark)).await?;
                 Ok(Some(seq))
             }
             Step::Watermark { seq, timestamp_ms } => {

@@ -12,7 +12,7 @@ mod executor;
 mod lane;
 mod router;
 
-use super::{Behaviour, Described, Input, Job, Session, SessionPlan};
+use super::{Behaviour, Described, Input, Job, Seen, Session, SessionPlan};
 use crate::{
     error::{Code, Error, Result},
     metrics::BatchMetrics,
@@ -158,10 +158,9 @@ pub(super) fn start(parts: Parts, options: &proto::KeyedOptions, prepare: &proto
     let (sender, items) = mpsc::unbounded_channel();
     let outer_plan = SessionPlan { id: plan.id, prepare: plan.prepare.clone(), functions: plan.functions.clone() };
     let span = trace::session(&id, &name, &traceparent, &plan.functions);
+    let metrics = BatchMetrics::new(&plan.functions, behaviour.limits.metric_series);
     let outer = Session::new(
-        id.clone(),
-        name.clone(),
-        (span.clone(), BatchMetrics::new(&plan.functions, behaviour.limits.metric_series)),
+        Seen { id: id.clone(), name: name.clone(), span: span.clone(), metrics },
         outer_plan,
         behaviour.clone(),
         described.clone(),
@@ -170,8 +169,8 @@ pub(super) fn start(parts: Parts, options: &proto::KeyedOptions, prepare: &proto
     );
     let lanes = behaviour.max_workers * LANES_PER_WORKER;
     // Bundles are answered as they come; the order is that of the lanes.
-    let calls = BatchMetrics::of_calls(&plan.functions);
-    let inner = Session::new(id, name, (span.clone(), calls), plan, Behaviour { ordered: false, ..behaviour }, described, pool, None);
+    let seen = Seen { id, name, span: span.clone(), metrics: BatchMetrics::of_calls(&plan.functions) };
+    let inner = Session::new(seen, plan, Behaviour { ordered: false, ..behaviour }, described, pool, None);
     let calls = Calls::start(inner, &layout)?;
     let keyed = Arc::new(Keyed { session: outer.clone(), calls, layout, columns, backend, clock: Clock::new(options.host_clock) });
     let (first, last) = groups(options);

@@ -153,7 +153,7 @@ impl Router {
         let shares = columns.shares(input, rows, self.lanes.len(), |group| self.lane(group))?;
         self.progress.expect(&self.keyed, seq, shares.len(), job.cost, sealed);
         for (lane, share) in shares {
-            self.send(lane, Step::Rows { seq, queued, share }).await?;
+            self.send(lane, Step::Rows { seq, queued, share: Box::new(share) }).await?;
         }
         Ok(())
     }
