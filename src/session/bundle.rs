@@ -197,11 +197,13 @@ impl<'a> Bundle<'a> {
             }
             let span = worker_span(self.lease.id(), &job);
             let sent = Instant::now();
-            self.lease.send(ToWorker::Batch { plan_id: plan.id, seq: job.seq, batch: job.batch.clone() });
+            let message = ToWorker::Batch { plan_id: plan.id, seq: job.seq, batch: job.batch.clone() };
             self.flights.push_back(Flight { job, sent, begun: sent, span });
+            // Before the worker can begin, so that nobody sees it at work on nothing.
             if self.flights.len() == 1 {
                 self.watch_front();
             }
+            self.lease.send(message);
         }
     }
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from pillion._native import Batch, Column, Type
+from pillion.errors import PillionError
 
 EVENT = "event"
 PROCESSING = "processing"
@@ -46,7 +47,12 @@ TIMER_FIELDS = [
 
 def no_fetch(wanted: list[tuple[str, Column, Column]]) -> list[Column]:
     """The `fetch` of a bundle that has no state behind it."""
-    raise RuntimeError(f"this bundle cannot fetch: {', '.join(name for name, _, _ in wanted)}")
+    cells = ", ".join(f"`{name}`" for name, _, _ in wanted)
+    raise PillionError(
+        "unsupported",
+        f"state was asked for in the middle of a bundle, which this sidecar does not answer yet: {cells}",
+        hint="windows and very large lists and maps run in `pillion.testing.Harness` only",
+    )
 
 
 def empty_batch() -> Batch:
