@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use arrow_array::RecordBatch;
 use arrow_cast::display::FormatOptions;
 use arrow_cast::pretty::pretty_format_batches_with_options;
+use arrow_select::concat::concat_batches;
 use clap::Args;
-use pillion::host::Described;
-use pillion::{EnvironmentSpec, Error, FunctionRef, Pillion};
+use pillion::host::{Described, FunctionDescription};
+use pillion::{EnvironmentSpec, Error, FunctionRef, KeyedOptions, Pillion};
+use pillion_wire::ipc;
 
 use super::engine_args::{EngineArgs, function_ref};
 use super::failure::Failure;
@@ -40,6 +42,14 @@ pub struct CheckArgs {
     /// Columns for the function's parameters, in order [default: the columns with the parameters' names]
     #[arg(long, value_name = "COLUMN,...", value_delimiter = ',', requires = "input")]
     args: Option<Vec<String>>,
+
+    /// Columns by which a function with state keeps it apart
+    #[arg(long, value_name = "COLUMN,...", value_delimiter = ',', requires = "input")]
+    key_by: Option<Vec<String>>,
+
+    /// Column with the event time, for a function with timers
+    #[arg(long, value_name = "COLUMN", requires = "input")]
+    event_time: Option<String>,
 
     #[command(flatten)]
     engine: EngineArgs,
@@ -85,7 +95,9 @@ async fn examine(
     let Some(batch) = first_rows(&mut input, args.rows)? else {
         return Err(Failure::data(format!("`{}` has no rows to try the function on", input.name())));
     };
-    let output = try_on(pillion, &binding, environment, &batch).await.map_err(|error| {
+    let keyed = (described.function.kind == "process")
+        .then(|| KeyedOptions { event_time: args.event_time.clone(), ..KeyedOptions::by(args.key_by.iter().flatten()) });
+    let output = try_on(pillion, &binding, environment, keyed, &batch).await.map_err(|error| {
         let place = error
             .exception()
             .and_then(|exception| exception.row.as_ref())
@@ -116,13 +128,29 @@ async fn try_on(
     pillion: &Pillion,
     binding: &Binding,
     environment: EnvironmentSpec,
+    keyed: Option<KeyedOptions>,
     batch: &RecordBatch,
 ) -> Result<(arrow_schema::SchemaRef, RecordBatch), Error> {
-    let mut session = pillion.session(binding.plan()).environment(environment).input(binding.sent_schema()).name("check").open().await?;
+    let mut opening = pillion.session(binding.plan()).environment(environment).input(binding.sent_schema()).name("check");
+    let is_keyed = keyed.is_some();
+    if let Some(keyed) = keyed {
+        opening = opening.keyed(keyed);
+    }
+    let mut session = opening.open().await?;
     let schema = session.output_schema();
     let columns = binding.sent(batch).map_err(|error| Error::new(pillion::Code::InvariantBroken, error.to_string()))?;
     session.send(columns).await?;
     session.finish().await?;
+    if is_keyed {
+        // Any number of results; those of side outputs have columns of their own.
+        let mut results = Vec::new();
+        while let Some(result) = session.recv().await {
+            let result = result?;
+            results.extend(result.tag.is_none().then_some(result.batch));
+        }
+        let all = concat_batches(&schema, &results);
+        return Ok((schema, all.map_err(|error| Error::new(pillion::Code::InvariantBroken, error.to_string()))?));
+    }
     match session.recv().await {
         Some(result) => Ok((schema, result?.batch)),
         None => Err(Error::new(pillion::Code::SessionClosed, "the session ended without a result")),
@@ -144,6 +172,8 @@ fn description(described: &Described) -> String {
         let _ = writeln!(text, "  {name:<12} {value}");
     };
     let called = match (function.kind.as_str(), function.func_type.as_str()) {
+        ("process", "general") => "process: called once per row and timer, with state",
+        ("process", _) => "process: called once per batch, with state as columns",
         ("map", "general") => "map: called once per row, gives rows",
         ("map", "pandas") => "map: called once per batch with a pandas.DataFrame, gives one",
         ("map", "arrow") => "map: called once per batch with a pyarrow.RecordBatch, gives one",
@@ -152,7 +182,7 @@ fn description(described: &Described) -> String {
         _ => "scalar: called once per row",
     };
     fact("kind", called);
-    if function.kind != "map" {
+    if function.kind == "scalar" {
         fact("signature", &signature(function));
     }
     for parameter in function.parameters.iter().filter(|parameter| function.kind != "map" || !parameter.r#type.is_empty()) {
@@ -172,6 +202,7 @@ fn description(described: &Described) -> String {
         None => "the columns of the input".to_owned(),
     };
     fact("result", &result);
+    state_facts(function, &mut fact);
     if !function.deterministic {
         fact("note", "equal arguments may give different results");
     }
@@ -184,6 +215,26 @@ fn description(described: &Described) -> String {
     fact("packages", &if packages.is_empty() { "none of those that conversions use".to_owned() } else { packages.join(", ") });
     text.truncate(text.trim_end().len());
     text
+}
+
+/// What a function keeps, when it wakes up, what it gives beside its result.
+fn state_facts(function: &FunctionDescription, fact: &mut impl FnMut(&str, &str)) {
+    for cell in &function.cells {
+        let types = ipc::schema_from_ipc(&cell.schema).map(|schema| {
+            let types: Vec<_> = schema.fields().iter().map(|field| field.data_type().to_string()).collect();
+            types.join(" to ")
+        });
+        let types = if cell.pickled { "pickles".to_owned() } else { types.unwrap_or_default() };
+        let lives = cell.time_to_live.as_ref().map(|ttl| format!(", for {:?}", std::time::Duration::from_millis(ttl.duration_ms)));
+        fact("cell", &format!("{}: {} of {types}{}", cell.name, cell.kind, lives.unwrap_or_default()));
+    }
+    for timer in &function.timers {
+        fact("timer", timer);
+    }
+    for (tag, schema) in &function.side_outputs {
+        let columns: Vec<_> = schema.fields().iter().map(|field| format!("{} {}", field.name(), field.data_type())).collect();
+        fact("side output", &format!("{tag}: {}", columns.join(", ")));
+    }
 }
 
 /// Writes to standard output; a reader that has gone is nobody's concern.

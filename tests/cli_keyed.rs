@@ -1,0 +1,44 @@
+//! Functions with state, as a person tries and runs them.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
+
+#[path = "support/cli.rs"]
+mod cli;
+
+use cli::Place;
+
+#[test]
+fn a_function_with_state_shows_what_it_keeps() {
+    let place = Place::new();
+    place.write("in.csv", "key,value\n1,5\n2,7\n1,120\n");
+    let functions = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/functions/stateful.py");
+    let said = place.ok(&format!("check {functions}:Histories --input in.csv --key-by key")).text();
+    for part in ["process: called once per row and timer", "seen: list of Int64", "counts: map of Int64 to Int64", "last: value of Utf8"] {
+        assert!(said.contains(part), "no `{part}`: {said}");
+    }
+    assert!(said.contains("the first 3 rows of `in.csv`") && said.contains("| 1   | 125 | 2     | 2         |"), "{said}");
+    let said = place.ok(&format!("check {functions}:Split")).text();
+    assert!(said.contains("side output  large: key Int64, value Int64"), "{said}");
+    place.fails(&format!("check {functions}:Sum --input in.csv"), 1, &["no key", "--key-by"]);
+}
+
+#[test]
+fn a_function_with_state_runs_over_a_file() {
+    let place = Place::new();
+    place.write("in.csv", "key,value,time\n1,5,100\n2,107,101\n1,20,103\n");
+    let functions = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/functions/stateful.py");
+    place.ok(&format!("run {functions}:Sum --input in.csv --output sums.csv --key-by key"));
+    let sums = std::fs::read_to_string(place.path("sums.csv")).unwrap();
+    assert!(sums.starts_with("key,sum\n") && ["1,5", "1,25", "2,107"].iter().all(|row| sums.lines().any(|line| line == *row)), "{sums}");
+    // The end fires the timers that are left.
+    place.ok(&format!("run {functions}:Remind --input in.csv --output timers.csv --key-by key --event-time time"));
+    let timers = std::fs::read_to_string(place.path("timers.csv")).unwrap();
+    assert!(["1,110,25", "1,113,25", "2,111,107"].iter().all(|row| timers.lines().any(|line| line == *row)), "{timers}");
+    place.ok(&format!("run {functions}:Split --input in.csv --output small.csv --key-by key --side large=large.csv"));
+    assert_eq!(std::fs::read_to_string(place.path("large.csv")).unwrap(), "key,value\n2,107\n");
+    place.fails(&format!("run {functions}:Sum --input in.csv --output no.csv"), 1, &["no key", "--key-by"]);
+    place.fails(&format!("run {functions}:Sum --input in.csv --output no.csv --key-by nobody"), 2, &["nobody"]);
+    place.fails(&format!("run {functions}:Split --input in.csv --output no.csv --key-by key --side other=o.csv"), 2, &["other", "large"]);
+    place.fails("run f.py:double --input in.csv --output no.csv --key-by key", 2, &["--key-by", "keeps no state"]);
+    assert!(!place.path("no.csv").exists());
+}
