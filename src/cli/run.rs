@@ -201,9 +201,9 @@ impl Job<'_> {
         let args = self.args;
         let loading = args.engine.loading_text(&self.function);
         let described = progress.during(&loading, pillion.describe(&self.function, &self.environment)).await?;
+        let keyed = args.keyed.bind(&described.function, &input.schema)?;
         let wish = Wish { args: args.args.as_deref(), into: args.into.as_deref(), filter: args.keep_true };
         let binding = Binding::new(self.function.clone(), &described.function, &input.schema, wish)?;
-        let keyed = args.keyed.bind(&described.function, &input.schema)?;
         let mut opening = pillion
             .session(binding.plan())
             .environment(self.environment)
