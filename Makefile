@@ -53,7 +53,7 @@ lint-python: $(TOOLS)/.done
 bench: build ## Round trips and throughput, beside the budgets
 	$(CARGO) bench --locked --workspace --bench '*'
 
-bench-all: build ## The whole grid of modes, rows, payloads and functions; 15 minutes
+bench-all: build ## The whole grid of modes, rows, payloads and functions; takes long
 	PILLION_BENCH=all $(CARGO) bench --locked --workspace --bench '*'
 
 bench-cpu: build ## CPU time of an engine that is idle, and of one-row calls, watching and asleep

@@ -1,7 +1,7 @@
 //! Modes, transports and doors × rows × payload × function: round trips one at a time, and throughput.
 //!
 //! `make bench` runs the part that the design's budgets are about and prints them beside what was measured. `PILLION_BENCH=all` runs the whole grid
-//! (in about 15 minutes, more variants in more), and a filter its part: `PILLION_BENCH=all cargo bench --bench modes -- "round trip/thread, embedded"`.
+//! (which takes long), and a filter its part: `PILLION_BENCH=all cargo bench --bench modes -- "round trip/thread, embedded"`.
 //! Environment: `PILLION_BENCH_PYTHON` names an interpreter with pyarrow, pandas and scikit-learn; without it one is built, once.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a benchmark that cannot go on has nothing to say")]

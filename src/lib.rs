@@ -4,7 +4,7 @@
 //! sidecar, [`Pillion::embedded`] runs the same engine inside a Rust host; both hand out the same [`Session`].
 //!
 //! # What it is not
-//! Not a scheduler, a query engine or a model server: it keeps no data of its own and decides nothing about the flow of data. It runs the
+//! Not a scheduler, a query engine or a model server: it keeps nothing but the state of open keyed sessions, and decides nothing about the flow of data. It runs the
 //! functions it is given, as fast as it can; in process mode it keeps going when they crash or hang.
 //!
 //! # Words
