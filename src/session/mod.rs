@@ -5,6 +5,7 @@
 
 mod bundle;
 pub mod credit;
+mod fetch;
 mod here;
 mod keyed;
 mod load;

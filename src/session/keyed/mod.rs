@@ -9,6 +9,7 @@ mod calls;
 mod clock;
 mod columns;
 mod executor;
+mod fetch;
 mod lane;
 mod router;
 
@@ -156,7 +157,7 @@ pub(super) fn start(parts: Parts, options: &proto::KeyedOptions, prepare: &proto
     let backend = columns.memory()?;
     let Parts { id, name, traceparent, plan, behaviour, described, pool } = parts;
     let (sender, items) = mpsc::unbounded_channel();
-    let outer_plan = SessionPlan { id: plan.id, prepare: plan.prepare.clone(), functions: plan.functions.clone() };
+    let outer_plan = SessionPlan { id: plan.id, prepare: plan.prepare.clone(), functions: plan.functions.clone(), fetcher: None };
     let span = trace::session(&id, &name, &traceparent, &plan.functions);
     let metrics = BatchMetrics::new(&plan.functions, behaviour.limits.metric_series);
     let outer = Session::new(
@@ -170,8 +171,10 @@ pub(super) fn start(parts: Parts, options: &proto::KeyedOptions, prepare: &proto
     let lanes = behaviour.max_workers * LANES_PER_WORKER;
     // Bundles are answered as they come; the order is that of the lanes.
     let seen = Seen { id, name, span: span.clone(), metrics: BatchMetrics::of_calls(&plan.functions) };
+    let fetches = fetch::Fetches::new(backend.clone(), &layout, behaviour.limits.max_batch_bytes).map_err(damaged)?;
+    let plan = SessionPlan { fetcher: Some(fetches.clone()), ..plan };
     let inner = Session::new(seen, plan, Behaviour { ordered: false, ..behaviour }, described, pool, None);
-    let calls = Calls::start(inner, &layout)?;
+    let calls = Calls::start(inner, &layout, fetches)?;
     let keyed = Arc::new(Keyed { session: outer.clone(), calls, layout, columns, backend, clock: Clock::new(options.host_clock) });
     let (first, last) = groups(options);
     let range = u16::try_from(first).unwrap_or(u16::MAX)..=u16::try_from(last).unwrap_or(u16::MAX);
