@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
@@ -16,7 +16,7 @@ from pillion.stateful.planes import Nowhere
 _REMOVED = object()
 
 
-class _Scan:
+class _Scan(Collection[Any]):
     """A very large map under what the bundle has changed in it before; each iteration reads it."""
 
     __slots__ = ("_base", "_changes", "_pick")
@@ -32,6 +32,15 @@ class _Scan:
         for entry in changes.items():
             if entry[1] is not _REMOVED:
                 yield self._pick(entry)
+
+    def __contains__(self, one: object) -> bool:
+        return any(one == other for other in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __bool__(self) -> bool:
+        return any(True for _ in self)
 
 
 class ListCell(Handle):
@@ -166,25 +175,26 @@ class MapCell(Handle):
         """Whether there is such an entry."""
         return self._find(key) is not _REMOVED
 
-    def items(self) -> Iterable[tuple[Any, Any]]:
+    def items(self) -> Collection[tuple[Any, Any]]:
         """The entries, in no particular order: a list, or of a very large map what reads it a part at a time, each time
         that it is iterated.
         """
-        return self._scan(lambda entry: entry) or list(self._all().items())
+        scan = self._scan(lambda entry: entry)
+        return list(self._all().items()) if scan is None else scan
 
-    def keys(self) -> Iterable[Any]:
+    def keys(self) -> Collection[Any]:
         """The keys, likewise."""
-        return self._scan(lambda entry: entry[0]) or list(self._all())
+        scan = self._scan(lambda entry: entry[0])
+        return list(self._all()) if scan is None else scan
 
-    def values(self) -> Iterable[Any]:
+    def values(self) -> Collection[Any]:
         """The values, likewise."""
-        return self._scan(lambda entry: entry[1]) or list(self._all().values())
+        scan = self._scan(lambda entry: entry[1])
+        return list(self._all().values()) if scan is None else scan
 
     def is_empty(self) -> bool:
         """Whether there are no entries."""
-        for _ in self:
-            return False
-        return True
+        return not self.keys()
 
     def clear(self) -> None:
         """Drop them all."""
@@ -210,7 +220,7 @@ class MapCell(Handle):
         return iter(self.keys())
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return len(self.keys())
 
     def writes(self) -> list[tuple[Any, int, Any, Any]]:
         found: list[tuple[Any, int, Any, Any]] = []

@@ -95,7 +95,7 @@ class Cell:
     def wanted(
         self, addresses: Sequence[Address], after: list[bytes | None] | None = None, entries: Column | None = None
     ) -> Wanted:
-        """What to ask of `Bundle.fetch`: all that is at these addresses, or what comes next of it, or single entries."""
+        """What to ask of `Bundle.fetch`: all that is at these addresses, what comes next of it, or single entries."""
         columns = {
             "key": Column.from_pylist([key for key, _ in addresses], UINT32),
             "namespace": Column.from_pylist([space or b"" for _, space in addresses], SPACE),
@@ -130,8 +130,10 @@ class Cell:
             return part(self.wanted([(position, None)], [after]))
 
         def lookup(key: Any) -> dict[Any, Any] | None:
+            if key is None or codec is None:
+                return None
             try:
-                entries = codec.encode([key]) if codec is not None else None
+                entries = codec.encode([key])
             except PillionError:
                 return None  # of a type that no key has
             found, after = part(self.wanted([(position, None)], entries=entries))
