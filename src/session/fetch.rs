@@ -23,3 +23,7 @@ impl From<Error> for Unanswered {
         Unanswered::Failed(error)
     }
 }
+
+#[cfg(test)]
+#[path = "fetch_tests.rs"]
+mod tests;

@@ -407,3 +407,7 @@ fn span(values: &BinaryArray, from: i32, to: i32) -> usize {
 fn unfit(error: &ArrowError) -> Error {
     Error::new(Code::InvariantBroken, "the columns of an answer do not fit together").detail(error.to_string())
 }
+
+#[cfg(test)]
+#[path = "fetch_tests.rs"]
+mod tests;
