@@ -5,12 +5,13 @@
 
 use super::{
     Child, ExitCause, Launcher,
+    loss::{LAST_WORDS, disconnected, loss},
     registry::{Entry, Expectation, Inbound, Questions, Registry},
     ring_link::RingLink,
 };
 use crate::{
     batch::Batch,
-    error::{Code, Error, Result, WorkerLoss},
+    error::{Code, Error, Result},
     worker::{BoxFuture, Control, Cost, FromWorker, KillCause, Lost, ToWorker, Worker, WorkerFactory},
 };
 use pillion_wire::{
@@ -30,9 +31,6 @@ use std::{
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::Stream;
 use tonic::Streaming;
-
-/// How long a worker whose connection broke may take to end by itself, so that its own exit status is what is reported.
-const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Longest wait for the stacks of a worker: one that is stopped never answers.
 const STACKS_TIMEOUT: Duration = Duration::from_millis(800);
@@ -309,36 +307,6 @@ impl Drop for ProcessWorker {
             });
         }
     }
-}
-
-/// The stream ended: either the process is about to be reaped, or it lives without a connection and is of no use.
-async fn disconnected(child: Arc<Child>) -> Lost {
-    if timeout(LAST_WORDS, child.wait()).await.is_err() {
-        child.kill(KillCause::Connection);
-    }
-    let exit = child.wait().await;
-    loss(&child, &exit)
-}
-
-fn loss(child: &Child, exit: &super::Exit) -> Lost {
-    let cause = match exit.cause {
-        ExitCause::Killed(cause) => cause.as_str(),
-        ExitCause::Exited => "exit",
-        ExitCause::Unknown => "connection",
-        _ => "signal",
-    };
-    let loss = WorkerLoss {
-        worker_id: child.id().to_owned(),
-        pid: child.pid(),
-        cause: cause.to_owned(),
-        exit_status: exit.status.unwrap_or_default(),
-        signal: exit.signal.unwrap_or_default(),
-        stderr_tail: child.stderr_tail(),
-        ..Default::default()
-    };
-    // A process that the kernel killed for lack of memory counts as the bundle's own fault; what nobody can explain does not.
-    let outside = matches!(exit.cause, ExitCause::OutsideSignal | ExitCause::Unknown | ExitCause::Killed(KillCause::Shutdown));
-    Lost { loss, outside }
 }
 
 /// A worker process seen from outside its lease.
