@@ -4,11 +4,11 @@
 mod support;
 
 use arrow_array::{ArrayRef, Int64Array, RecordBatch};
-use pillion::{Code, Event, KeyedInput, KeyedOptions, Plan, Session, SessionOptions};
+use pillion::{Code, Event, KeyedInput, KeyedOptions, Session, SessionOptions};
 use std::sync::Arc;
 use support::{
-    Door, Rig, Setup, everywhere, function_in,
-    keyed::{by_key, main_rows, per_key, rows, table},
+    Door, Rig, Setup, everywhere,
+    keyed::{by_key, keyed_in, main_rows, per_key, rows, table},
 };
 
 /// Rows of (key, factor, event time), or without a key of (limit, event time).
@@ -38,8 +38,7 @@ fn of_limits() -> KeyedInput {
 }
 
 async fn open(rig: &Rig, name: &str, options: KeyedOptions) -> Session {
-    let builder = rig.pillion.session(Plan::map(function_in("inputs.py", name))).input(rows(&[]).schema()).keyed(options);
-    builder.open().await.unwrap_or_else(|error| panic!("`{name}` did not open: {error:?}"))
+    keyed_in("inputs.py", rig, name, options).open().await.unwrap_or_else(|error| panic!("`{name}` did not open: {error:?}"))
 }
 
 /// All rows, and the watermarks among them with how many rows stand before each.
@@ -176,8 +175,7 @@ fn what_a_second_input_cannot_be_is_refused() {
     support::run(async {
         let rig = Rig::new(Door::ConnectUnix).await;
         let refused = async |name: &str, options: KeyedOptions| {
-            let builder = rig.pillion.session(Plan::map(function_in("inputs.py", name))).input(rows(&[]).schema()).keyed(options);
-            builder.open().await.err().map(|error| error.code())
+            keyed_in("inputs.py", &rig, name, options).open().await.err().map(|error| error.code())
         };
         assert_eq!(refused("Join", with(KeyedInput { keys: vec!["nobody".into()], ..of_factors() })).await, Some(Code::OptionsInvalid));
         assert!(refused("Join", by_key()).await.is_some(), "the function has two inputs");
@@ -198,9 +196,8 @@ fn results_of_two_inputs_do_not_depend_on_the_number_of_workers() {
         let rig = Rig::new(Door::Embedded).await;
         let mut answers = Vec::new();
         for max_workers in [1, 2] {
-            let builder = rig.pillion.session(Plan::map(function_in("inputs.py", "Join"))).input(rows(&[]).schema());
             let options = SessionOptions { max_workers: Some(max_workers), ..Default::default() };
-            let mut session = builder.options(options).keyed(with(of_factors())).open().await.unwrap();
+            let mut session = keyed_in("inputs.py", &rig, "Join", with(of_factors())).options(options).open().await.unwrap();
             let (input, output) = session.halves();
             for batch in 0..20 {
                 let keys = (0..50).map(|row| (row * 7 + batch) % 23);

@@ -6,6 +6,7 @@
 mod bundle;
 pub mod claims;
 pub mod credit;
+mod fetch;
 mod here;
 mod keyed;
 mod load;

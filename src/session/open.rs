@@ -80,7 +80,7 @@ pub async fn open(
     let environment = proto::EnvironmentDescription { id, ..environment };
     let functions = prepared.functions.iter().map(|function| function.name.as_str()).collect::<Vec<_>>().join(", ");
     let described = Described { output_schema: prepared.output_schema.into(), functions: prepared.functions, environment, trusted };
-    let plan = SessionPlan { id: ids.plan, prepare: prepare.clone(), functions };
+    let plan = SessionPlan { id: ids.plan, prepare: prepare.clone(), functions, fetcher: None };
     let (id, name, traceparent) = (ids.session, request.name, request.traceparent);
     let session = match &request.keyed {
         None => {

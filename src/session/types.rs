@@ -1,6 +1,6 @@
 //! What goes into a session and comes out of it.
 
-use super::credit::Amount;
+use super::{credit::Amount, fetch::Fetcher};
 use crate::{batch::Batch, config::Limits, error::Result, metrics::BatchMetrics};
 use bytes::Bytes;
 use pillion_wire::proto;
@@ -63,7 +63,6 @@ pub struct Behaviour {
 }
 
 /// What a worker must load to serve a session.
-#[derive(Debug)]
 pub struct SessionPlan {
     /// Unique in the engine.
     pub id: u64,
@@ -71,6 +70,8 @@ pub struct SessionPlan {
     pub prepare: Arc<proto::Prepare>,
     /// The functions, for people.
     pub functions: String,
+    /// Answers what they ask in the middle of a batch; without it they may not.
+    pub fetcher: Option<Arc<dyn Fetcher>>,
 }
 
 /// What opening a session found out.

@@ -6,10 +6,13 @@ use pillion::{Error, Event, KeyedOptions, Plan, Session, host::SessionBuilder};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{collections::BTreeMap, sync::Arc};
 
+/// Key, value, event time.
+pub type Row = (i64, i64, i64);
+
 /// Rows of (key, value, event time).
-pub fn rows(rows: &[(i64, i64, i64)]) -> RecordBatch {
+pub fn rows(rows: &[Row]) -> RecordBatch {
     let column = |values: Vec<i64>| Arc::new(Int64Array::from(values)) as ArrayRef;
-    let at = |pick: fn(&(i64, i64, i64)) -> i64| column(rows.iter().map(pick).collect());
+    let at = |pick: fn(&Row) -> i64| column(rows.iter().map(pick).collect());
     RecordBatch::try_from_iter_with_nullable([
         ("key", at(|row| row.0), true),
         ("value", at(|row| row.1), true),
@@ -18,8 +21,12 @@ pub fn rows(rows: &[(i64, i64, i64)]) -> RecordBatch {
     .unwrap()
 }
 
+pub fn keyed_in(file: &str, rig: &Rig, name: &str, options: KeyedOptions) -> SessionBuilder {
+    rig.pillion.session(Plan::map(function_in(file, name))).input(rows(&[]).schema()).keyed(options)
+}
+
 pub fn keyed(rig: &Rig, name: &str, options: KeyedOptions) -> SessionBuilder {
-    rig.pillion.session(Plan::map(function_in("stateful.py", name))).input(rows(&[]).schema()).keyed(options)
+    keyed_in("stateful.py", rig, name, options)
 }
 
 pub async fn open(rig: &Rig, name: &str, options: KeyedOptions) -> Session {
@@ -40,7 +47,7 @@ pub fn table(batch: &RecordBatch) -> Vec<Vec<i64>> {
 /// What is sent.
 #[derive(Clone, Debug)]
 pub enum Step {
-    Rows(Vec<(i64, i64, i64)>),
+    Rows(Vec<Row>),
     Watermark(i64),
     Clock(i64),
     /// All workers are killed.

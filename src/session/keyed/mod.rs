@@ -10,6 +10,7 @@ mod checkpoint;
 mod clock;
 mod columns;
 mod executor;
+mod fetch;
 mod lane;
 mod router;
 mod store;
@@ -186,7 +187,7 @@ pub(super) async fn start(parts: Parts, options: &proto::KeyedOptions, prepare: 
     };
     let Parts { id, name, traceparent, plan, behaviour, described, pool } = parts;
     let (sender, items) = mpsc::unbounded_channel();
-    let outer_plan = SessionPlan { id: plan.id, prepare: plan.prepare.clone(), functions: plan.functions.clone() };
+    let outer_plan = SessionPlan { id: plan.id, prepare: plan.prepare.clone(), functions: plan.functions.clone(), fetcher: None };
     let span = trace::session(&id, &name, &traceparent, &plan.functions);
     let metrics = BatchMetrics::new(&plan.functions, behaviour.limits.metric_series);
     let outer = Session::new(
@@ -200,8 +201,10 @@ pub(super) async fn start(parts: Parts, options: &proto::KeyedOptions, prepare: 
     let lanes = behaviour.max_workers * LANES_PER_WORKER;
     // Bundles are answered as they come; the order is that of the lanes.
     let seen = Seen { id, name, span: span.clone(), metrics: BatchMetrics::of_calls(&plan.functions) };
+    let fetches = fetch::Fetches::new(backend.clone(), &layout, behaviour.limits.max_batch_bytes).map_err(damaged)?;
+    let plan = SessionPlan { fetcher: Some(fetches.clone()), ..plan };
     let inner = Session::new(seen, plan, Behaviour { ordered: false, ..behaviour }, described, pool, None);
-    let calls = Calls::start(inner, &layout)?;
+    let calls = Calls::start(inner, &layout, fetches)?;
     let metrics = StateMetrics::new(&outer.plan.functions);
     let keyed = Arc::new(Keyed { session: outer.clone(), calls, layout, columns, backend, clock, metrics });
     let writer = place.map(|place| span.in_scope(|| Writer::start(&keyed, place, about)));
