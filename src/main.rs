@@ -65,6 +65,10 @@ fn run(cli: Cli) -> Result<(), Failure> {
                 telemetry::for_command(&log)?;
                 cli::bench::bench(args).await
             }
+            Command::State(args) => {
+                telemetry::for_command(&log)?;
+                cli::state::state(args).await
+            }
             Command::Completions(_) => Ok(()),
         }
     });

@@ -10,6 +10,8 @@ pub mod progress;
 pub mod run;
 pub mod serve;
 pub mod signals;
+pub mod state;
+pub mod table;
 
 use clap::{Args, Parser, Subcommand};
 use pillion::config::{Flags, LogFormat};
@@ -39,6 +41,8 @@ pub enum Command {
     Check(check::CheckArgs),
     #[command(after_help = EXIT_STATUS)]
     Bench(bench::BenchArgs),
+    #[command(after_help = EXIT_STATUS)]
+    State(state::StateArgs),
     #[command(after_help = EXIT_STATUS)]
     Completions(completions::CompletionsArgs),
 }

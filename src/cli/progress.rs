@@ -203,6 +203,11 @@ pub fn count(number: u64) -> String {
     text
 }
 
+/// A size in bytes: `812 B`, `1.2 MiB`.
+pub fn size(bytes: u64) -> String {
+    bytesize::ByteSize(bytes).display().iec().to_string()
+}
+
 /// A duration in two figures: `480 ms`, `3.2 s`, `4 min 10 s`.
 pub fn short(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();

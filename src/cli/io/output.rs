@@ -113,6 +113,12 @@ pub enum Stop {
     Failed(Failure),
 }
 
+impl From<pillion::Error> for Stop {
+    fn from(error: pillion::Error) -> Self {
+        Stop::Failed(error.into())
+    }
+}
+
 impl Output {
     /// Writes one batch.
     ///
