@@ -4,6 +4,7 @@
 //! are stateless, so a bundle commits batch by batch: [`Session::commit`] is the one place where an answer takes effect.
 
 mod bundle;
+pub mod claims;
 pub mod credit;
 mod here;
 mod keyed;
@@ -12,6 +13,7 @@ mod open;
 mod order;
 mod types;
 
+pub use keyed::Stores;
 pub(crate) use load::describe;
 pub use open::{Ids, OpenRequest, check_schema, open};
 pub(crate) use order::Order;
@@ -65,6 +67,8 @@ pub struct Session {
 struct State {
     queue: VecDeque<Job>,
     order: Order<Answer>,
+    /// What stands at no place in the order.
+    aside: VecDeque<Answer>,
     last_seq: u64,
     finished: bool,
     /// Set once the session is over before its end; taken by the reader.
@@ -112,6 +116,7 @@ impl Session {
         let state = State {
             queue: VecDeque::new(),
             order: Order::new(behaviour.ordered),
+            aside: VecDeque::new(),
             last_seq: 0,
             finished: false,
             failure: None,
@@ -198,8 +203,8 @@ impl Session {
             return Err(Error::new(Code::ProtocolViolation, "too many inputs wait for the answers before them"));
         }
         match input {
-            Input::Other(..) if self.intake.is_none() => {
-                return Err(Error::new(Code::Unsupported, "only a keyed session has several inputs"));
+            Input::Other(..) | Input::Discard(_) if self.intake.is_none() => {
+                return Err(Error::new(Code::Unsupported, "only a keyed session has several inputs, and checkpoints"));
             }
             Input::Batch(batch) | Input::Other(_, batch) => {
                 let (bytes, rows) = (batch.bytes(), batch.rows());
@@ -226,7 +231,7 @@ impl Session {
             Input::Barrier(barrier) => {
                 self.mark(&mut state, seq, Some(Answer::Snapshotted { seq, checkpoint_id: barrier.checkpoint_id }));
             }
-            Input::Idle(_) | Input::ProcessingTime(_) => self.mark(&mut state, seq, None),
+            Input::Idle(_) | Input::ProcessingTime(_) | Input::Discard(_) => self.mark(&mut state, seq, None),
         }
         Ok(())
     }
@@ -292,6 +297,9 @@ impl Session {
         }
         if state.over {
             return Poll::Ready(None);
+        }
+        if let Some(answer) = state.aside.pop_front() {
+            return Poll::Ready(Some(Ok(answer)));
         }
         if let Some(answer) = state.order.pop() {
             if self.intake.is_some() {

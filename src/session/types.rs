@@ -21,6 +21,8 @@ pub enum Input {
     ProcessingTime(i64),
     /// A batch for another input of a keyed session than the first.
     Other(u32, Batch),
+    /// A checkpoint of a keyed session is not needed any more.
+    Discard(String),
 }
 
 /// What comes out of a session, in input order.
@@ -34,6 +36,8 @@ pub enum Answer {
     Watermark { seq: u64, watermark: proto::Watermark },
     /// What precedes it belongs to the checkpoint, nothing after.
     Snapshotted { seq: u64, checkpoint_id: u64 },
+    /// What became of a checkpoint. Comes when it is known, wherever the session is then.
+    Checkpointed { checkpoint_id: u64, result: Result<proto::Checkpoint> },
     /// The last answer.
     Ended(proto::Ended),
 }

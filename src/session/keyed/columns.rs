@@ -5,10 +5,9 @@ use crate::{
     batch::event_times,
     error::{Code, Error, Result},
     state::{
-        Addresses, Cell, CellId, Cells, Cleanup, Entries, Kind, Op, Shape, StateBackend, Ttl, Update, Visibility, Writes,
+        Addresses, Cell, CellId, Cells, Cleanup, Entries, Kind, Op, Shape, Ttl, Update, Visibility, Writes,
         codec::{self, Nulls},
         encoding::{Distinct, Groups, KeyEncoder, encode_map_keys, key_group},
-        memory::Memory,
     },
 };
 use arrow_array::{Array, ArrayRef, BinaryArray, RecordBatch, StructArray, UInt32Array, cast::AsArray, types};
@@ -71,9 +70,24 @@ impl Columns {
         Ok(Columns { inputs, keys: layout.keys.clone(), encoder, cells, single, max_parallelism })
     }
 
-    /// An empty store for the cells.
-    pub fn memory(&self) -> Result<Arc<dyn StateBackend>> {
-        Ok(Arc::new(Memory::new(self.cells.clone(), self.max_parallelism, None)?))
+    /// The function's cells.
+    pub fn cells(&self) -> &Cells {
+        &self.cells
+    }
+
+    /// Whether some state is the same for all keys.
+    pub fn has_broadcast(&self) -> bool {
+        self.cells.iter().any(|cell| cell.kind == Kind::Broadcast)
+    }
+
+    /// Of the keys.
+    pub fn encoder(&self) -> &KeyEncoder {
+        &self.encoder
+    }
+
+    /// Key groups in all.
+    pub fn max_parallelism(&self) -> u16 {
+        self.max_parallelism
     }
 
     pub fn inputs(&self) -> &[proto::KeyedInput] {
