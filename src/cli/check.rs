@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use arrow_array::RecordBatch;
 use arrow_select::concat::concat_batches;
 use clap::Args;
+use pillion::config::Flags;
 use pillion::host::{Described, FunctionDescription};
 use pillion::{EnvironmentSpec, Error, FunctionRef, KeyedOptions, Pillion};
 use pillion_wire::ipc;
@@ -64,7 +65,7 @@ pub async fn check(args: CheckArgs) -> Result<(), Failure> {
     let environment = args.engine.environment()?;
     let options = ReadOptions { batch_rows: args.rows.max(1), infer_rows: INFER_ROWS };
     let input = args.input.as_deref().map(|path| Input::open(path, options)).transpose()?;
-    let pillion = args.engine.pillion(Some(1)).await?;
+    let pillion = args.engine.pillion(Some(1), Flags::default()).await?;
     let outcome = tokio::select! {
         caught = signals.caught() => Err(caught),
         outcome = examine(&args, &pillion, &function, environment, input) => outcome,
