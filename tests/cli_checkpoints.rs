@@ -49,7 +49,10 @@ class Tally(KeyedProcessFunction):
 class Stops(Tally):
     def process_element(self, row, ctx):
         if row.value == 13 and not os.path.exists(os.path.join(HERE, "go")):
+            deadline = time.monotonic() + 60
             while not any(name > "00000000.json" for name in os.listdir(os.path.join(HERE, "chk", "run")) if name[0] == "0"):
+                if time.monotonic() > deadline:
+                    raise TimeoutError("nothing was committed")
                 time.sleep(0.01)
             raise ValueError("thirteen")
         yield from super().process_element(row, ctx)

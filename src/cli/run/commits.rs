@@ -42,7 +42,11 @@ impl Barriers {
         if rows == self.rows {
             return std::future::pending().await;
         }
-        tokio::time::sleep_until((self.last + self.every).into()).await;
+        let left = self.every.saturating_sub(self.last.elapsed());
+        // Even no sleep would last until the next tick, for which batches need not wait.
+        if !left.is_zero() {
+            tokio::time::sleep(left).await;
+        }
         self.settled().await;
     }
 
