@@ -165,7 +165,8 @@ impl Session {
         }
     }
 
-    pub(super) fn halves(&mut self) -> (&mut SessionInput, &mut SessionOutput) {
+    /// The two halves, borrowed: to send in between what comes out.
+    pub fn halves(&mut self) -> (&mut SessionInput, &mut SessionOutput) {
         (&mut self.input, &mut self.output)
     }
 

@@ -67,8 +67,10 @@ pub struct Session {
 struct State {
     queue: VecDeque<Job>,
     order: Order<Answer>,
-    /// What stands at no place in the order.
-    aside: VecDeque<Answer>,
+    /// What comes at any time after the mark of this input.
+    aside: VecDeque<(u64, Answer)>,
+    /// The last barrier whose mark was taken.
+    barrier: u64,
     last_seq: u64,
     finished: bool,
     /// Set once the session is over before its end; taken by the reader.
@@ -117,6 +119,7 @@ impl Session {
             queue: VecDeque::new(),
             order: Order::new(behaviour.ordered),
             aside: VecDeque::new(),
+            barrier: 0,
             last_seq: 0,
             finished: false,
             failure: None,
@@ -298,12 +301,17 @@ impl Session {
         if state.over {
             return Poll::Ready(None);
         }
-        if let Some(answer) = state.aside.pop_front() {
+        if state.aside.front().is_some_and(|(seq, _)| *seq <= state.barrier)
+            && let Some((_, answer)) = state.aside.pop_front()
+        {
             return Poll::Ready(Some(Ok(answer)));
         }
         if let Some(answer) = state.order.pop() {
             if self.intake.is_some() {
                 self.more.notify_waiters();
+            }
+            if let Answer::Snapshotted { seq, .. } = &answer {
+                state.barrier = *seq;
             }
             if let Answer::Batch { result: Ok(batch), .. } = &answer {
                 state.held = state.held.minus(Amount::of(batch.bytes(), batch.rows()));

@@ -30,7 +30,7 @@ pub(super) struct About {
 }
 
 enum Order {
-    Write { id: u64, view: Arc<dyn View>, barrier: Instant },
+    Write { seq: u64, id: u64, view: Arc<dyn View>, barrier: Instant },
     Discard(String),
 }
 
@@ -49,9 +49,9 @@ impl Writer {
         Writer { orders, task: tokio::spawn(work.run(inbox).in_current_span()) }
     }
 
-    /// Writes a view in the background.
-    pub async fn write(&self, id: u64, view: Arc<dyn View>) {
-        self.give(Order::Write { id, view, barrier: Instant::now() }).await;
+    /// Writes the view that was taken at barrier `seq`, in the background.
+    pub async fn write(&self, seq: u64, id: u64, view: Arc<dyn View>) {
+        self.give(Order::Write { seq, id, view, barrier: Instant::now() }).await;
     }
 
     /// Deletes a checkpoint, after those that were asked for before.
@@ -87,7 +87,10 @@ impl Work {
         let work = async {
             while let Some(order) = inbox.recv().await {
                 match order {
-                    Order::Write { id, view, barrier } => self.write(id, view, barrier).await,
+                    Order::Write { seq, id, view, barrier } => {
+                        let answer = self.write(id, view, barrier).await;
+                        self.keyed.session.report(seq, answer);
+                    }
                     Order::Discard(handle) => self.discard(&handle).await,
                 }
             }
@@ -99,7 +102,7 @@ impl Work {
         }
     }
 
-    async fn write(&mut self, id: u64, view: Arc<dyn View>, barrier: Instant) {
+    async fn write(&mut self, id: u64, view: Arc<dyn View>, barrier: Instant) -> Answer {
         let About { function, attempt, max_parallelism, keys, groups } = self.about.clone();
         let created_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let created_ms = i64::try_from(created_ms).unwrap_or(i64::MAX);
@@ -122,7 +125,7 @@ impl Work {
             tracing::warn!(id, %error, "a checkpoint failed");
         }
         self.keyed.metrics.checkpoint(result.as_ref().ok().map(|done| done.new_bytes), took);
-        self.keyed.session.report(Answer::Checkpointed { checkpoint_id: id, result });
+        Answer::Checkpointed { checkpoint_id: id, result }
     }
 
     async fn discard(&mut self, handle: &str) {

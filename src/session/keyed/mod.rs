@@ -224,10 +224,10 @@ impl Session {
         super::wake(&mut state);
     }
 
-    /// Something is said that has no place among the answers.
-    fn report(&self, answer: Answer) {
+    /// Something is said that has no place among the answers, but comes behind the mark of barrier `seq`.
+    fn report(&self, seq: u64, answer: Answer) {
         let mut state = self.lock();
-        state.aside.push_back(answer);
+        state.aside.push_back((seq, answer));
         super::wake(&mut state);
     }
 

@@ -260,8 +260,8 @@ impl Router {
         let view = self.writer.as_ref().map(|_| backend.view(&self.groups, clock.now_ms())).transpose()?;
         session.pass(seq, Amount::default(), Some(Answer::Snapshotted { seq, checkpoint_id }));
         match (&self.writer, view) {
-            (Some(writer), Some(view)) => writer.write(checkpoint_id, view).await,
-            _ => session.report(checkpoint::nowhere(checkpoint_id)),
+            (Some(writer), Some(view)) => writer.write(seq, checkpoint_id, view).await,
+            _ => session.report(seq, checkpoint::nowhere(checkpoint_id)),
         }
         Ok(())
     }
