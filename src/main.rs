@@ -55,7 +55,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Serve(args) => cli::serve::serve(args, &log).await,
             Command::Run(args) => {
                 telemetry::for_command(&log)?;
-                cli::run::run(args).await
+                cli::run::run(*args).await
             }
             Command::Check(args) => {
                 telemetry::for_command(&log)?;

@@ -41,7 +41,7 @@ fn writes(cell: u16, rows: usize, map_keys: Option<&ArrayRef>, values: ArrayRef)
 fn checkpoints(folder: &str) -> Vec<Manifest> {
     let keys = KeyEncoder::new(vec![("user".into(), DataType::Utf8)], false).unwrap();
     let names: ArrayRef = Arc::new(StringArray::from(vec!["ann", "bob", "cy"]));
-    let distinct = keys.distinct(&[names.clone()], Groups::Computed(GROUPS)).unwrap();
+    let distinct = keys.distinct(std::slice::from_ref(&names), Groups::Computed(GROUPS)).unwrap();
     let addresses = Arc::new(Addresses::new(distinct.groups, distinct.keys, None).unwrap());
     let store = Memory::new(Cells::new(cells()).unwrap(), GROUPS, None).unwrap();
     let mut timers = TimerWrites::default();
@@ -144,7 +144,7 @@ fn rows_are_shown_with_their_types() {
 #[test]
 fn parts_are_exported_to_every_format() {
     let (place, _) = place();
-    let expected = vec![("ann".to_owned(), 10), ("bob".to_owned(), 20), ("cy".to_owned(), 30)];
+    let expected = [("ann".to_owned(), 10), ("bob".to_owned(), 20), ("cy".to_owned(), 30)];
     place.ok("state export chk --cell count --output count.parquet");
     let file = fs::File::open(place.path("count.parquet")).unwrap();
     let batches: Vec<_> = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap().map(Result::unwrap).collect();

@@ -36,7 +36,7 @@ pub enum Command {
     #[command(after_help = EXIT_STATUS)]
     Serve(serve::ServeArgs),
     #[command(after_help = EXIT_STATUS)]
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     #[command(after_help = EXIT_STATUS)]
     Check(check::CheckArgs),
     #[command(after_help = EXIT_STATUS)]

@@ -200,7 +200,8 @@ impl Commits {
     /// As [`Ledger::commit`].
     pub async fn finish(&mut self, number: u64, rows: u64, cuts: Vec<oneshot::Receiver<bool>>) -> Result<(), Early> {
         self.collect(number, cuts).await?;
-        self.record = Record { number, rows: self.begun_at + rows, checkpoint: None, finished: true, ..self.record.clone() };
+        self.record =
+            Record { number, rows: self.begun_at + rows, checkpoint: None, watermark_ms: None, finished: true, ..self.record.clone() };
         self.commit().await
     }
 }

@@ -23,6 +23,8 @@ use crate::cli::progress::Progress;
 const WAITING: usize = 2;
 /// Batches that may be under way in the session; its own credits are the narrower limit for large ones.
 const UNDER_WAY: usize = 64;
+/// The same with checkpoints: a barrier waits for all that was sent before it, and these keep the lanes busy.
+const BEFORE_BARRIER: usize = 8;
 
 /// Everything that one run moves.
 pub struct Flow {
@@ -110,7 +112,7 @@ impl Flow {
             all_written.push(written);
         }
         let (input, output) = self.session.split();
-        let (sent, under_way) = mpsc::channel(UNDER_WAY);
+        let (sent, under_way) = mpsc::channel(if self.checkpoints.is_some() { BEFORE_BARRIER } else { UNDER_WAY });
         let (commits, barriers) = self.checkpoints.unzip();
         let (binding, watermarks, may_split) = (self.binding, self.watermarks, self.may_split);
         let feed = Feed { batches, input, sent, binding, watermarks, may_split, barriers, row: self.first_row };
