@@ -235,6 +235,34 @@ fn a_checkpoint_that_fails_ends_nothing() {
 }
 
 #[test]
+fn a_full_disk_ends_the_session_and_its_checkpoint_goes_on_when_there_is_room() {
+    support::run(async {
+        let (roomy, place) = rig(Door::Embedded).await;
+        let mut session = open(&roomy, "Sum", with(Store::Disk)).await;
+        let (_, checkpoint) = checkpointed(&mut session, 1, &before()).await;
+        drop(session);
+        let full = Rig::with(Door::Embedded, |config| {
+            config.state.dir = config.runtime_dir.with_file_name("state");
+            config.state.checkpoints = Some(place.display().to_string());
+            // More than any disk has.
+            config.state.disk_reserve_bytes = 1 << 60;
+        })
+        .await;
+        let refused = support::keyed::keyed(&full, "Sum", restoring(Store::Disk, &[&checkpoint.handle])).open().await.err().unwrap();
+        assert!(refused.code() == Code::StateFull && refused.is_retryable(), "{refused:?}");
+        let mut session = open(&full, "Sum", with(Store::Disk)).await;
+        session.send(rows(&[(1, 1, 0)])).await.unwrap();
+        let error = session.recv().await.unwrap().unwrap_err();
+        assert!(error.code() == Code::StateFull && error.is_retryable(), "{error:?}");
+        full.end().await;
+        let seen = run(&roomy, open(&roomy, "Sum", restoring(Store::Disk, &[&checkpoint.handle])).await, &before()).await.unwrap();
+        let expected = sums(&[before(), before()].concat());
+        assert!(per_key(&main_rows(&seen)).iter().all(|(key, sums)| *sums == expected[key][4..]));
+        roomy.end().await;
+    });
+}
+
+#[test]
 fn without_a_place_a_barrier_saves_nothing_and_says_so() {
     support::run(async {
         let rig = Rig::new(Door::Embedded).await;

@@ -39,6 +39,21 @@ fn every_kind_of_cell_is_kept() {
 }
 
 #[test]
+fn maps_and_lists_are_cleared() {
+    everywhere(async |setup| {
+        let rig = Rig::new(setup).await;
+        let steps = [vec![1, 2, 2, 3], vec![0, 5], vec![1, 6], vec![0]].map(|values| {
+            let row = |value| (7, value, 0);
+            Step::Rows(values.into_iter().map(row).collect())
+        });
+        let session = open(&rig, "Purge", by_key()).await;
+        let seen = per_key(&main_rows(&run(&rig, session, &steps).await.unwrap()));
+        assert_eq!(seen[&7], [[1, 1], [2, 2], [2, 3], [3, 4], [0, 0], [1, 1], [2, 2], [3, 3], [0, 0]]);
+        rig.end().await;
+    });
+}
+
+#[test]
 fn side_outputs_come_with_their_tags() {
     everywhere(async |setup| {
         let rig = Rig::new(setup).await;

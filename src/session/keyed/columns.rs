@@ -11,6 +11,7 @@ use crate::{
     },
 };
 use arrow_array::{Array, ArrayRef, BinaryArray, RecordBatch, StructArray, UInt32Array, cast::AsArray, types};
+use arrow_buffer::NullBuffer;
 use arrow_schema::Fields;
 use arrow_select::take::{take, take_record_batch};
 use pillion_wire::{
@@ -222,10 +223,18 @@ impl Columns {
             other => Err(wrong(other)),
         });
         let ops: Vec<Op> = ops.collect::<Result<_>>()?;
-        let map_keys = if declared.shape() == Shape::Map { Some(encode_map_keys(batch.column(3))?) } else { None };
+        let map_keys = if declared.shape() == Shape::Map { Some(entries_of(batch.column(3), &ops)?) } else { None };
         let nulls = if single { Nulls::Absent } else { Nulls::Stored };
         Ok(Writes { cell, at, ops, map_keys, values: codec::encode(declared, values, nulls)? })
     }
+}
+
+/// The map keys of writes: null for what concerns the whole map. A null that is written or removed is a key like others.
+fn entries_of(keys: &ArrayRef, ops: &[Op]) -> Result<BinaryArray> {
+    let (offsets, values, _) = encode_map_keys(keys)?.into_parts();
+    let whole = |(row, op): (usize, &Op)| matches!(op, Op::Clear) || (matches!(op, Op::Touch) && keys.is_null(row));
+    let named: NullBuffer = ops.iter().enumerate().map(|row| !whole(row)).collect();
+    BinaryArray::try_new(offsets, values, Some(named)).map_err(|error| unfit(&error))
 }
 
 fn declared(layout: &CellLayout, cell: &proto::StateCell) -> Result<Cell> {
