@@ -49,7 +49,7 @@ fn windows_run_over_a_file() {
     // A visit each twenty seconds, of two users in turn, out of order by a few seconds.
     let visits: Vec<_> = (0..60i64).map(|visit| (visit % 2 + 1, visit, visit * 20_000 - visit % 3 * 3000 + 6000)).collect();
     let lines: String = visits.iter().map(|(user, item, at)| format!("{user},{item},{at}\n")).collect();
-    place.write("visits.csv", &format!("user,item,at\n{lines}"));
+    place.write("visits.csv", format!("user,item,at\n{lines}"));
     let run = |function: &str| {
         let function = format!("{}:{function}", example("last_items.py"));
         let output = format!("--output {function}.jsonl", function = function.rsplit(':').next().unwrap());

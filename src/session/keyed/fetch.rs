@@ -2,6 +2,8 @@
 //!
 //! An answer is bounded: rows of which there was no room for all are asked for again, each with the bytes that `next` has for it.
 
+mod answer;
+
 use super::executor::everybody;
 use crate::{
     batch::Batch,
@@ -14,10 +16,11 @@ use crate::{
     },
     worker::BoxFuture,
 };
+use answer::{Found, Room, size};
 use arrow_array::{Array, ArrayRef, BinaryArray, BooleanArray, ListArray, RecordBatch, UInt32Array, cast::AsArray, new_null_array, types};
 use arrow_buffer::OffsetBuffer;
 use arrow_schema::{ArrowError, Field};
-use arrow_select::{concat::concat, take::take};
+use arrow_select::take::take;
 use pillion_wire::{
     bundle::{CellLayout, Fetched, Layout, Shape},
     ipc::Decoder,
@@ -99,7 +102,7 @@ impl Fetches {
         };
         let asked = self.layout.unpack_fetch(&asked, subject.keys.len()).map_err(breach)?;
         let room = usize::try_from(self.most).unwrap_or(usize::MAX) / ANSWER_SHARE;
-        let mut room = Room { left: room.min(ANSWER_BYTES), untouched: true };
+        let mut room = Room::new(room.min(ANSWER_BYTES));
         let mut found = Vec::with_capacity(asked.len());
         for (cell, rows) in (0..).zip(asked) {
             found.push(match rows {
@@ -133,27 +136,6 @@ impl Fetcher for Fetches {
     }
 }
 
-/// What an answer still takes.
-struct Room {
-    left: usize,
-    /// Nothing is in it yet: the first value has room, whatever its size.
-    untouched: bool,
-}
-
-impl Room {
-    fn is_full(&self) -> bool {
-        self.left == 0 && !self.untouched
-    }
-
-    /// Whether so many bytes more have room, which they then take.
-    fn take(&mut self, bytes: usize) -> bool {
-        let fits = self.untouched || bytes <= self.left;
-        self.left = if fits { self.left.saturating_sub(bytes) } else { 0 };
-        self.untouched &= bytes == 0;
-        fits
-    }
-}
-
 /// What is asked of one cell.
 struct Cell<'a> {
     fetches: &'a Fetches,
@@ -161,22 +143,6 @@ struct Cell<'a> {
     cell: CellId,
     /// [`pillion_wire::bundle::CellLayout::fetch`].
     rows: RecordBatch,
-}
-
-/// The answer, part by part.
-#[derive(Default)]
-struct Found {
-    parts: Vec<ArrayRef>,
-    /// Of the parts one after the other, which row of the question each is.
-    rows: Vec<u32>,
-    next: HashMap<u32, Vec<u8>>,
-}
-
-impl Found {
-    fn add(&mut self, rows: &[u32], values: ArrayRef) {
-        self.rows.extend(rows);
-        self.parts.push(values);
-    }
 }
 
 impl Cell<'_> {
@@ -205,7 +171,7 @@ impl Cell<'_> {
         self.distinct(&entries, Some(sub))?;
         self.whole(&whole, room, &mut found).await?;
         self.entries(&entries, room, &mut found).await?;
-        self.put_together(found).map_err(|error| unfit(&error).into())
+        found.into_answer(self.rows.num_rows(), &self.layout().column()).map_err(|error| unfit(&error).into())
     }
 
     fn layout(&self) -> &CellLayout {
@@ -363,45 +329,6 @@ impl Cell<'_> {
         found.add(&[row], self.typed(&entries)?);
         Ok(())
     }
-
-    fn put_together(&self, found: Found) -> Result<Fetched, ArrowError> {
-        let rows = self.rows.num_rows();
-        let parts: Vec<&dyn Array> = found.parts.iter().map(AsRef::as_ref).collect();
-        let joined = match &parts[..] {
-            [] => new_null_array(&self.layout().column(), 0),
-            [_] => found.parts[0].clone(),
-            _ => concat(&parts)?,
-        };
-        let in_order = found.rows.iter().copied().eq(0..rows as u32);
-        let values = if in_order {
-            joined
-        } else {
-            let mut places = vec![0; rows];
-            found.rows.iter().enumerate().for_each(|(place, &row)| places[row as usize] = place as u32);
-            take(&joined, &UInt32Array::from(places), None)?
-        };
-        let next = (0..rows as u32).map(|row| found.next.get(&row).map(Vec::as_slice));
-        Ok(Fetched { values, next: (!found.next.is_empty()).then(|| BinaryArray::from_iter(next)) })
-    }
-}
-
-/// Bytes of what a store has at an address.
-fn size(entries: &Entries, at: usize) -> usize {
-    match entries {
-        Entries::Values(values) => values.value(at).len(),
-        Entries::Lists { lists, .. } => {
-            let (offsets, values) = (lists.value_offsets(), lists.values().as_binary::<i32>());
-            span(values, offsets[at], offsets[at + 1])
-        }
-        Entries::Maps { offsets, keys, values, .. } => {
-            span(keys, offsets[at], offsets[at + 1]) + span(values, offsets[at], offsets[at + 1])
-        }
-    }
-}
-
-fn span(values: &BinaryArray, from: i32, to: i32) -> usize {
-    let offsets = values.value_offsets();
-    (offsets[to as usize] - offsets[from as usize]) as usize
 }
 
 fn unfit(error: &ArrowError) -> Error {
