@@ -154,7 +154,7 @@ fn stopped(more: &str) -> Place {
 /// Kills, some as they come and some right behind a commit; `PILLION_TEST_KILLS` for more.
 #[test]
 fn a_run_that_is_killed_and_restored_leaves_what_an_undisturbed_one_does() {
-    let place = place(12_000);
+    let place = place(6_000);
     place.ok(&line("Tally", ""));
     let expected = [by_key(lines(&place.read("out.csv"))), by_key(lines(&place.read("large.csv")))];
     fs::remove_file(place.path("out.csv")).unwrap();
@@ -186,7 +186,7 @@ fn a_run_that_is_killed_and_restored_leaves_what_an_undisturbed_one_does() {
     assert_eq!(by_key(parts(&place.path("large.csv"))), expected[1]);
     assert_eq!(handles(&place).len(), 1, "older ones are deleted");
     let again = place.ok(&line("Tally", &format!("--restore latest {DURABLE}")));
-    assert!(again.err.contains("the run had finished") && again.err.contains("12,000"), "{}", again.err);
+    assert!(again.err.contains("the run had finished") && again.err.contains("6,000"), "{}", again.err);
     assert_eq!(by_key(parts(&place.path("out.csv"))), expected[0]);
 }
 

@@ -183,3 +183,49 @@ impl Parts {
         Ok((output, copy, path))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow_array::{ArrayRef, Int64Array};
+    use std::sync::Arc;
+
+    fn batch(values: &[i64]) -> RecordBatch {
+        RecordBatch::try_from_iter([("x", Arc::new(Int64Array::from(values.to_vec())) as ArrayRef)]).unwrap()
+    }
+
+    fn names(folder: &Folder) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_part_appears_when_it_is_committed() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = Folder::new(&place.path().join("out.csv")).unwrap();
+        assert!(folder.is_empty());
+        folder.settle(&[]).unwrap();
+        let mut parts = folder.clone().start(batch(&[]).schema()).unwrap();
+        assert!(!parts.cut(1, false).unwrap(), "no rows, no part");
+        parts.write(&batch(&[1, 2])).unwrap();
+        parts.write(&batch(&[3])).unwrap();
+        assert!(parts.cut(2, false).unwrap() && parts.cut(3, true).unwrap());
+        assert_eq!(names(&folder), [".part-00000002.csv.part", ".part-00000003.csv.part"]);
+        folder.publish(2).unwrap();
+        assert_eq!(fs::read_to_string(place.path().join("out.csv/part-00000002.csv")).unwrap(), "x\n1\n2\n3\n");
+        parts.write(&batch(&[4])).unwrap();
+        assert_eq!(names(&folder).len(), 3, "the open part is hidden");
+        drop(parts);
+        fs::write(folder.path().join(".part-AbCdEf.csv.part"), "left by a crash").unwrap();
+        fs::write(folder.path().join("notes.csv"), "not ours").unwrap();
+        // Part 3 was committed, and a crash kept it from appearing; then what came after 2 is undone.
+        folder.settle(&[2, 3]).unwrap();
+        assert_eq!(names(&folder), ["notes.csv", "part-00000002.csv", "part-00000003.csv"]);
+        folder.settle(&[2]).unwrap();
+        assert_eq!(names(&folder), ["notes.csv", "part-00000002.csv"]);
+        let failure = folder.settle(&[2, 5]).unwrap_err();
+        assert!(failure.report().contains("part 5 of the output"), "{}", failure.report());
+    }
+}

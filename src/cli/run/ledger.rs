@@ -287,3 +287,67 @@ impl Ledger {
         File::open(&self.dir)?.sync_all()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(bytes: u64) -> Job {
+        Job { input: "/in.csv".into(), input_bytes: Some(bytes), key_by: vec!["key".into()], event_time: None }
+    }
+
+    fn fails<T>(outcome: Result<T, Failure>, part: &str) {
+        let report = outcome.err().map(|failure| failure.report()).unwrap_or_default();
+        assert!(report.contains(part), "no `{part}`: {report}");
+    }
+
+    #[tokio::test]
+    async fn records_say_where_a_run_goes_on() {
+        let place = tempfile::tempdir().unwrap();
+        let (dir, outputs) = (place.path().join("chk"), [(None, Folder::new(&place.path().join("out.csv")).unwrap())]);
+        let open = || Ledger::open(&dir, 2).unwrap();
+        let mut ledger = open();
+        fails(Ledger::open(&dir, 2), "another run keeps its checkpoints in");
+        fails(ledger.choose(Restore::Handle("chk-1"), job(1), &outputs).await, "no checkpoint `chk-1`");
+        let first = ledger.choose(Restore::Latest, job(1), &outputs).await.unwrap();
+        ledger.begin(&first, &outputs).await.unwrap();
+        // One that has not come far begins again; its lock went with it.
+        drop(ledger);
+        let mut ledger = open();
+        assert_eq!(ledger.choose(Restore::No, job(1), &outputs).await.unwrap(), first);
+        for number in 1..=4 {
+            let mut record = Record { number, rows: number * 10, attempt: ledger.next_attempt(), ..first.clone() };
+            fs::write(dir.join(format!("chk-{number}.json")), "{}").unwrap();
+            record.checkpoint = Some(format!("chk-{number}"));
+            ledger.commit(record).await.unwrap();
+        }
+        let kept = |ledger: &Ledger| ledger.records.iter().map(|record| record.number).collect::<Vec<_>>();
+        assert_eq!(kept(&ledger), [3, 4]);
+        fails(ledger.choose(Restore::No, job(1), &outputs).await, "`--restore latest`");
+        fails(ledger.choose(Restore::Latest, job(2), &outputs).await, "of 1 bytes, not of 2 bytes");
+        fails(ledger.choose(Restore::Latest, Job { key_by: vec![], ..job(1) }, &outputs).await, "has the keys `key`");
+        fails(ledger.choose(Restore::Handle("chk-1"), job(1), &outputs).await, "it has committed `chk-3`, `chk-4`");
+        drop(ledger);
+        let mut ledger = open();
+        let third = ledger.choose(Restore::Handle("chk-3"), job(1), &outputs).await.unwrap();
+        assert_eq!((third.rows, ledger.next_attempt()), (30, 5));
+        ledger.begin(&third, &outputs).await.unwrap();
+        assert_eq!(kept(&ledger), [3]);
+        assert_eq!(ledger.checkpoints.handles().await.unwrap(), ["chk-3"]);
+        fs::write(dir.join("run/00000009.json"), "{\"format\": 1}").unwrap();
+        drop(ledger);
+        fails(Ledger::open(&dir, 2), "00000009.json` is damaged: missing field");
+    }
+
+    #[tokio::test]
+    async fn folders_that_others_use_are_refused() {
+        let place = tempfile::tempdir().unwrap();
+        let (dir, outputs) = (place.path().join("chk"), [(None, Folder::new(&place.path().join("out.csv")).unwrap())]);
+        let ledger = Ledger::open(&dir, 1).unwrap();
+        fs::create_dir(place.path().join("out.csv")).unwrap();
+        fs::write(place.path().join("out.csv/mine.csv"), "x").unwrap();
+        fails(ledger.choose(Restore::Latest, job(1), &outputs).await, "is not empty");
+        fs::write(dir.join("chk-7.json"), "{}").unwrap();
+        fails(ledger.choose(Restore::Latest, job(1), &outputs).await, "that no `pillion run` has committed");
+    }
+}
