@@ -105,6 +105,8 @@ struct Open {
 #[derive(Clone, Copy, Debug, Default)]
 struct Took {
     wall: Duration,
+    /// Of the engine's process, the host included: of a worker in thread mode too.
+    cpu: Duration,
     rows_out: usize,
     /// Summed over bundles, which overlap: reading and writing state; in the worker's conversions; in the function; on the way.
     state_ns: u64,
@@ -116,6 +118,7 @@ struct Took {
 impl Took {
     fn add(&mut self, other: Took) {
         self.wall += other.wall;
+        self.cpu += other.cpu;
         self.rows_out += other.rows_out;
         self.state_ns += other.state_ns;
         self.convert_ns += other.convert_ns;
@@ -138,7 +141,7 @@ impl Open {
 
     /// Takes what comes until so many inputs have taken effect.
     async fn until(output: &mut SessionOutput, mut inputs: usize) -> Took {
-        let (begun, mut took) = (Instant::now(), Took::default());
+        let (begun, cpu, mut took) = (Instant::now(), cpu_time(), Took::default());
         loop {
             match output.next().await.expect("answered").expect("no failure") {
                 Event::Output(result) => {
@@ -152,6 +155,7 @@ impl Open {
             }
             if inputs == 0 {
                 took.wall = begun.elapsed();
+                took.cpu = cpu_time().saturating_sub(cpu);
                 return took;
             }
         }
@@ -177,6 +181,14 @@ impl Open {
         let took = Open::until(&mut self.output, 1).await;
         (self, took)
     }
+}
+
+/// What the threads of this process have had of its processors so far.
+fn cpu_time() -> Duration {
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    // A thread may end meanwhile.
+    let spent = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("schedstat")).ok());
+    Duration::from_nanos(spent.filter_map(|spent| spent.split(' ').next()?.parse::<u64>().ok()).sum())
 }
 
 /// One figure.
@@ -343,17 +355,18 @@ impl Bench {
     /// What was measured beside the budgets; and where the time of 100,000 rows or timers went, in milliseconds.
     fn table(&self) {
         println!(
-            "\n{:<96} {:>12} {:>12} {:>8} {:>8} {:>8} {:>8} {:>8}",
-            "budget row", "must reach", "measured", "wall", "state", "convert", "user", "wire"
+            "\n{:<96} {:>12} {:>12} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}",
+            "budget row", "must reach", "measured", "wall", "cpu", "state", "convert", "user", "wire"
         );
         for Figure { name, variant, budget, best, count, took } in &self.figures {
             let must = if *budget > 0.0 { format!("{:.1} M/s", budget / 1e6) } else { String::new() };
             let ms = |ns: u64| ns as f64 / 1e6 * 1e5 / *count as f64;
             println!(
-                "{:<96} {must:>12} {:>8.2} M/s {:>8.1} {:>8.1} {:>8.1} {:>8.1} {:>8.1}",
+                "{:<96} {must:>12} {:>8.2} M/s {:>8.1} {:>8.1} {:>8.1} {:>8.1} {:>8.1} {:>8.1}",
                 format!("{}: {name}", variant.name()),
                 best / 1e6,
                 ms(took.wall.as_nanos() as u64),
+                ms(took.cpu.as_nanos() as u64),
                 ms(took.state_ns),
                 ms(took.convert_ns),
                 ms(took.user_ns),
