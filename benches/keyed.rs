@@ -5,7 +5,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a benchmark that cannot go on has nothing to say")]
 #![allow(dead_code, reason = "of the grid of `modes.rs` only the environment is needed")]
-
 #[path = "support/grid.rs"]
 mod grid;
 #[path = "../src/cli/bench/variant.rs"]
@@ -132,7 +131,7 @@ impl Open {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/stateful.py");
         let plan = Plan::map(FunctionRef::file(file, function));
         let keyed = KeyedOptions::by(["key"]).event_time("time");
-        assert_eq!(store, "memory", "sessions keep their state there");
+        assert_eq!(store, "memory");
         let schema = each_once(0, 0, || 0).schema();
         let opened = running.pillion.session(plan).environment(running.environment.clone()).input(schema).keyed(keyed).open().await;
         let (input, output) = opened.map(Session::split).unwrap_or_else(|error| panic!("`{function}` does not open: {error:?}"));
@@ -325,9 +324,8 @@ impl Bench {
             let budget = if form == Form::Columns { 0.5e6 } else { 0.1e6 };
             let what = format!("timers fired, {PENDING} pending");
             let cell = Cell { running, group: "timers", what, form, store, function: form.of("Wakes", "Wake"), budget };
-            let mut dice = Dice(1);
+            let (mut dice, mut next) = (Dice(1), 0);
             let all: Vec<_> = (0..PARTS).map(|at| part(at, &mut dice)).collect();
-            let mut next = 0;
             let set_all = move |open: Open| async move { open.send(all).await.0 };
             self.measure(criterion, cell, PART, set_all, move |mut open, times| {
                 let from = next;
