@@ -2,7 +2,7 @@
 
 use crate::error::{Code, Error, Result};
 use arrow_array::{Array, BinaryArray, BooleanArray, ListArray, StringArray};
-use arrow_buffer::{BooleanBuffer, Buffer, MutableBuffer, NullBuffer, OffsetBuffer, ScalarBuffer};
+use arrow_buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{DataType, Field};
 use std::sync::Arc;
 
@@ -129,61 +129,79 @@ pub fn flags(flags: Vec<bool>) -> BooleanArray {
     BooleanArray::new(BooleanBuffer::from(flags), None)
 }
 
-/// A column of values that the caller has in another order: row `i` is `data[places[i]]`, or null if its start is `ABSENT`.
+/// A column whose rows are set in any order, each at most once; the others are null.
 #[derive(Debug)]
-pub struct Scattered {
-    data: Vec<u8>,
-    places: Vec<(u32, u32)>,
-    absent: usize,
+pub enum Scattered {
+    /// As long as all values have the width of the first: each lies where it ends up.
+    Even { width: usize, data: Vec<u8>, set: Vec<bool>, count: usize },
+    /// Row `i` is `data[start..start + len]` of `places[i]`, or null if its start is `ABSENT`.
+    Uneven { data: Vec<u8>, places: Vec<(u32, u32)> },
 }
 
 const ABSENT: u32 = u32::MAX;
 
+/// A wider value is not worth room for all rows when the first is set.
+const EVEN: usize = 32;
+
 impl Scattered {
     /// For so many rows, all absent at first.
     pub fn new(rows: usize) -> Self {
-        Scattered { data: Vec::with_capacity(rows * 8), places: vec![(ABSENT, 0); rows], absent: rows }
+        Scattered::Even { width: 0, data: Vec::new(), set: vec![false; rows], count: 0 }
     }
 
     /// Sets a row; once.
     pub fn set(&mut self, row: usize, value: &[u8]) -> Result<()> {
-        let start = self.data.len();
-        self.data.extend_from_slice(value);
-        if self.data.len() > i32::MAX as usize {
+        if let Scattered::Even { width, data, set, count } = self {
+            let fits = value.len() <= EVEN && i32::try_from(set.len() * value.len()).is_ok();
+            if *count == 0 && fits {
+                *width = value.len();
+                *data = vec![0; set.len() * *width];
+            }
+            if value.len() == *width && fits {
+                let place = &mut data[row * *width..(row + 1) * *width];
+                // A schema id and eight bytes, the most frequent value: a copy of a known width needs no call.
+                match (<&mut [u8; 9]>::try_from(&mut *place), <&[u8; 9]>::try_from(value)) {
+                    (Ok(place), Ok(value)) => *place = *value,
+                    _ => place.copy_from_slice(value),
+                }
+                set[row] = true;
+                *count += 1;
+                return Ok(());
+            }
+            let places = set.iter().enumerate().map(|(row, &set)| if set { ((row * *width) as u32, *width as u32) } else { (ABSENT, 0) });
+            *self = Scattered::Uneven { places: places.collect(), data: std::mem::take(data) };
+        }
+        let Scattered::Uneven { data, places } = self else { return Ok(()) };
+        let start = data.len();
+        data.extend_from_slice(value);
+        if data.len() > i32::MAX as usize {
             return Err(too_large());
         }
-        self.places[row] = (start as u32, value.len() as u32);
-        self.absent -= 1;
+        places[row] = (start as u32, value.len() as u32);
         Ok(())
     }
 
     /// The column.
-    pub fn finish(self) -> BinaryArray {
-        let rows = self.places.len();
-        let nulls = (self.absent > 0).then(|| NullBuffer::from(BooleanBuffer::collect_bool(rows, |row| self.places[row].0 != ABSENT)));
-        let mut offsets = Vec::with_capacity(rows + 1);
-        offsets.push(0i32);
-        let width = self.places.iter().find(|place| place.0 != ABSENT).map_or(0, |place| place.1);
-        if width == 9 && self.absent == 0 && self.places.iter().all(|place| place.1 == width) {
-            // A schema id and eight bytes, the most frequent value: a copy of a known width is much quicker.
-            let mut data = MutableBuffer::with_capacity(self.data.len());
-            for (row, &(start, _)) in self.places.iter().enumerate() {
-                let mut nine = [0u8; 9];
-                nine.copy_from_slice(&self.data[start as usize..start as usize + 9]);
-                data.extend_from_slice(&nine);
-                offsets.push((row as i32 + 1) * 9);
+    pub fn finish(self) -> Result<BinaryArray> {
+        match self {
+            Scattered::Even { width, data, set, count } if count == set.len() => of_width(data, width, count),
+            Scattered::Even { width, data, set, .. } => {
+                gathered(&data, set.iter().enumerate().map(|(row, &set)| set.then_some((row * width, width))))
             }
-            return BinaryArray::new(OffsetBuffer::new(ScalarBuffer::from(offsets)), data.into(), nulls);
-        }
-        let mut data = Vec::with_capacity(self.data.len());
-        for &(start, len) in &self.places {
-            if start != ABSENT {
-                data.extend_from_slice(&self.data[start as usize..(start + len) as usize]);
+            Scattered::Uneven { data, places } => {
+                gathered(&data, places.iter().map(|&(start, len)| (start != ABSENT).then_some((start as usize, len as usize))))
             }
-            offsets.push(data.len() as i32);
         }
-        BinaryArray::new(OffsetBuffer::new(ScalarBuffer::from(offsets)), Buffer::from_vec(data), nulls)
     }
+}
+
+/// The pieces of `data` at these places, one after the other.
+fn gathered(data: &[u8], places: impl ExactSizeIterator<Item = Option<(usize, usize)>>) -> Result<BinaryArray> {
+    let mut column = Bytes::new(places.len(), data.len());
+    for place in places {
+        column.push_option(place.map(|(start, len)| &data[start..start + len]))?;
+    }
+    Ok(column.finish())
 }
 
 /// A column of names from byte strings that came from such a column.

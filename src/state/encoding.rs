@@ -132,7 +132,16 @@ impl KeyEncoder {
         let mut table: HashTable<(u64, u32)> = HashTable::with_capacity(rows / 8);
         let (mut first, mut index, mut of): (Vec<u32>, Vec<u32>, Vec<u16>) = (Vec::new(), Vec::with_capacity(rows), Vec::new());
         for row in 0..rows as u32 {
-            let hash = xxh3_64(key(row));
+            let hash = match <&[u8; 9]>::try_from(key(row)) {
+                // Of a width that is known here: 64-bit integers, the most frequent kind.
+                Ok(nine) => xxh3_64(nine),
+                Err(_) => xxh3_64(key(row)),
+            };
+            if table.len() == table.capacity() {
+                // As many more as there would be if it went on like this: grown once, not again and again.
+                let all = first.len() * rows / (row as usize).max(1);
+                table.reserve((all + all / 8).min(rows).saturating_sub(table.len()).max(1), |(known, _)| *known);
+            }
             let same = |(known, id): &(u64, u32)| *known == hash && key(first[*id as usize]) == key(row);
             let entry = table.entry(hash, same, |(known, _)| *known);
             let id = entry.or_insert((hash, first.len() as u32)).get().1;

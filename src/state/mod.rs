@@ -18,6 +18,7 @@ pub mod encoding;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod host;
+pub(crate) mod local;
 pub mod memory;
 pub(crate) mod physical;
 pub(crate) mod piece;

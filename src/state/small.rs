@@ -44,7 +44,11 @@ impl From<&[u8]> for Small {
     fn from(bytes: &[u8]) -> Self {
         if bytes.len() <= INLINE {
             let mut inline = [0; INLINE];
-            inline[..bytes.len()].copy_from_slice(bytes);
+            // A schema id and eight bytes, the most frequent value: a copy of a known width needs no call.
+            match <&[u8; 9]>::try_from(bytes) {
+                Ok(nine) => inline[..9].copy_from_slice(nine),
+                Err(_) => inline[..bytes.len()].copy_from_slice(bytes),
+            }
             Small::Inline(bytes.len() as u8, inline)
         } else {
             Small::Shared(bytes.into())

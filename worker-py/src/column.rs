@@ -3,11 +3,12 @@
 use std::sync::{Arc, OnceLock};
 
 use arrow_array::cast::AsArray;
-use arrow_array::{Array, ArrayRef, Int32Array, ListArray};
+use arrow_array::{Array, ArrayRef, Int32Array, ListArray, UInt32Array};
 use arrow_buffer::Buffer;
 use arrow_schema::{ArrowError, DataType, Field, FieldRef};
+use arrow_select::concat::concat;
 use arrow_select::take::{TakeOptions, take};
-use pyo3::exceptions::{PyAttributeError, PyIndexError, PyTypeError};
+use pyo3::exceptions::{PyAttributeError, PyIndexError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyDict, PyList};
 
@@ -173,6 +174,33 @@ impl Column {
     fn from_pylist(py: Python<'_>, values: &Bound<'_, PyList>, r#type: &Type, name: &str, nan_is_null: bool) -> PyResult<Self> {
         let array = from_python::array(values, &r#type.data_type, nan_is_null).map_err(|failure| failure.into_py(py, name))?;
         Ok(Self::declared(array, r#type, name))
+    }
+
+    /// The same value in each of `rows` rows; None is null.
+    #[staticmethod]
+    #[pyo3(signature = (value, rows, r#type, name=""))]
+    fn repeat(py: Python<'_>, value: &Bound<'_, PyAny>, rows: usize, r#type: &Type, name: &str) -> PyResult<Self> {
+        let one = Self::from_pylist(py, &PyList::new(py, [value])?, r#type, name, false)?;
+        let array = take(&one.array, &UInt32Array::from_value(0, rows), None).map_err(|error| PyValueError::new_err(error.to_string()))?;
+        Ok(Self::new(array, one.field))
+    }
+
+    /// The numbers below `rows`, a `uint32` column without nulls.
+    #[staticmethod]
+    fn sequence(rows: u32) -> Self {
+        let field = Field::new("", DataType::UInt32, false);
+        Self::new(Arc::new(UInt32Array::from_iter_values(0..rows)), Arc::new(field))
+    }
+
+    /// Columns of one type, one after the other, with the name of the first. Raises `ValueError` if there is none, or if they are of different types.
+    #[staticmethod]
+    fn concat(columns: Vec<Bound<'_, Self>>) -> PyResult<Self> {
+        let arrays: Vec<&dyn Array> = columns.iter().map(|column| column.get().array().as_ref()).collect();
+        match (&columns[..], concat(&arrays)) {
+            ([first, ..], Ok(array)) => Ok(Self::new(array, first.get().field.clone())),
+            (_, Err(error)) => Err(PyValueError::new_err(error.to_string())),
+            ([], Ok(_)) => Err(PyValueError::new_err("there is no column to begin with")),
+        }
     }
 
     /// Rows `offset` to `offset + length`, sharing memory. Raises `IndexError` outside the column.

@@ -32,9 +32,9 @@ pub fn list<'py>(py: Python<'py>, array: &ArrayRef) -> PyResult<Bound<'py, PyLis
         DataType::Float16 => PyList::new(py, array.as_primitive::<Float16Type>().iter().map(|value| value.map(|value| value.to_f64()))),
         DataType::Float32 => numbers::<Float32Type>(py, array),
         DataType::Float64 => numbers::<Float64Type>(py, array),
-        DataType::Utf8 => PyList::new(py, optional(array.as_string::<i32>())),
-        DataType::LargeUtf8 => PyList::new(py, optional(array.as_string::<i64>())),
-        DataType::Utf8View => PyList::new(py, optional(array.as_string_view())),
+        DataType::Utf8 => texts(py, optional(array.as_string::<i32>())),
+        DataType::LargeUtf8 => texts(py, optional(array.as_string::<i64>())),
+        DataType::Utf8View => texts(py, optional(array.as_string_view())),
         DataType::Binary => bytes(py, optional(array.as_binary::<i32>())),
         DataType::LargeBinary => bytes(py, optional(array.as_binary::<i64>())),
         DataType::BinaryView => bytes(py, optional(array.as_binary_view())),
@@ -71,6 +71,20 @@ where
 {
     let array: &PrimitiveArray<T> = array.as_primitive();
     if array.null_count() == 0 { PyList::new(py, array.values().iter().copied()) } else { PyList::new(py, array.iter()) }
+}
+
+/// A text that is repeated row after row is one object.
+fn texts<'a, 'py>(py: Python<'py>, items: impl ExactSizeIterator<Item = Option<&'a str>>) -> PyResult<Bound<'py, PyList>> {
+    let mut last: Option<(&str, Bound<'py, PyString>)> = None;
+    PyList::new(
+        py,
+        items.map(|item| {
+            item.map(|item| match &last {
+                Some((text, object)) if *text == item => object.clone(),
+                _ => last.insert((item, PyString::new(py, item))).1.clone(),
+            })
+        }),
+    )
 }
 
 fn bytes<'a, 'py>(py: Python<'py>, items: impl Iterator<Item = Option<&'a [u8]>>) -> PyResult<Bound<'py, PyList>> {

@@ -59,3 +59,40 @@ def test_take() -> None:
     assert len(column.take(positions([]))) == 0
     with pytest.raises(IndexError):
         column.take(positions([3]))
+
+
+def test_repeat() -> None:
+    text = Type.parse("string")
+    column = Column.repeat("a", 3, text, "letters")
+    assert (column.to_pylist(), column.name, str(column.type)) == (["a"] * 3, "letters", "string")
+    assert Column.repeat(None, 2, text).to_pylist() == [None, None]
+    assert len(Column.repeat(7, 0, Type.parse("bigint"))) == 0
+    with pytest.raises((TypeError, ValueError)):
+        Column.repeat("a", 2, Type.parse("bigint"))
+
+
+def test_sequence() -> None:
+    column = Column.sequence(3)
+    assert (column.to_pylist(), column.type) == ([0, 1, 2], Type.parse("uint32").with_nullable(False))
+    assert Column.sequence(0).to_pylist() == []
+
+
+def test_concat() -> None:
+    text = Type.parse("string")
+    parts = [
+        Column.from_pylist(["a", None], text, "letters"),
+        Column.from_pylist([], text),
+        Column.repeat("b", 1, text),
+    ]
+    joined = Column.concat(parts)
+    assert (joined.to_pylist(), joined.name) == (["a", None, "b"], "letters")
+    with pytest.raises(ValueError, match="at least one"):
+        Column.concat([])
+    with pytest.raises(ValueError, match="different data types"):
+        Column.concat([parts[0], Column.sequence(1)])
+
+
+def test_repeated_texts_are_one_object() -> None:
+    texts = Column.from_pylist(["one text"] * 3 + [None, "another"], Type.parse("string")).to_pylist()
+    assert texts == ["one text"] * 3 + [None, "another"]
+    assert texts[0] is texts[1] is texts[2]

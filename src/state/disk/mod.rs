@@ -13,19 +13,16 @@ mod tests;
 mod timers;
 mod view;
 
-use super::{Cells, Commit, Entries, Get, Lookup, Page, PageRequest, Rows, Sizes, StateBackend, View, memory, small::Small};
+use super::{Cells, Commit, Rows, Sizes, StateBackend, View, local::answers_at_once, memory, small::Small};
 use crate::{
     error::{Code, Error, Result},
-    timer::{Domain, DueRequest, DueTimers},
-    worker::BoxFuture,
+    timer::Domain,
 };
-use arrow_array::BinaryArray;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use place::Place;
 use quick_cache::{Weighter, sync::Cache};
 use std::{
     collections::HashMap,
-    future::ready,
     hash::BuildHasherDefault,
     path::PathBuf,
     sync::{
@@ -223,29 +220,7 @@ impl StateBackend for Disk {
         &self.cells
     }
 
-    fn get<'a>(&'a self, request: &'a Get) -> BoxFuture<'a, Result<Vec<Entries>>> {
-        Box::pin(ready(self.get_now(request)))
-    }
-
-    fn lookup<'a>(&'a self, request: &'a Lookup) -> BoxFuture<'a, Result<BinaryArray>> {
-        Box::pin(ready(self.lookup_now(request)))
-    }
-
-    fn page<'a>(&'a self, request: &'a PageRequest) -> BoxFuture<'a, Result<Page>> {
-        Box::pin(ready(self.page_now(request)))
-    }
-
-    fn apply(&self, commit: Commit) -> BoxFuture<'_, Result<()>> {
-        Box::pin(ready(self.apply_now(&commit)))
-    }
-
-    fn due<'a>(&'a self, request: &'a DueRequest) -> BoxFuture<'a, Result<DueTimers>> {
-        Box::pin(ready(self.due_now(request)))
-    }
-
-    fn next_timer<'a>(&'a self, domain: Domain, groups: &'a [u16]) -> BoxFuture<'a, Result<Option<i64>>> {
-        Box::pin(ready(self.next_now(domain, groups)))
-    }
+    answers_at_once!();
 
     fn sizes(&self) -> Sizes {
         let opened = self.open();

@@ -1,6 +1,6 @@
 //! Rows of the memory backend: chunks of addresses and, per cell, of slots, each behind `Arc`, so that a view shares them.
 
-use crate::state::{small::Small, sorted::Sorted};
+use crate::state::{Cell, Op, small::Small, sorted::Sorted};
 use std::sync::Arc;
 
 /// Rows per chunk.
@@ -118,6 +118,19 @@ impl Column {
         }
     }
 
+    /// Puts a value into a row of a single cell.
+    pub fn put(&mut self, row: usize, declared: &Cell, change: &Change<'_>, gain: &mut Gain) {
+        if declared.ttl.is_some() {
+            self.set_access(row, change.now);
+        }
+        let value = Small::from(change.value);
+        gain.heap += value.heap();
+        match std::mem::replace(self.slot(row), Slot::One(value)) {
+            Slot::One(old) => gain.freed += old.heap(),
+            _ => gain.entries += 1,
+        }
+    }
+
     /// A row, to be written.
     pub fn slot(&mut self, row: usize) -> &mut Slot {
         if self.slots.len() <= row {
@@ -133,6 +146,30 @@ impl Column {
         }
         self.access[row] = access;
     }
+}
+
+/// A change of one cell at one address.
+#[derive(Clone, Copy, Debug)]
+pub struct Change<'a> {
+    /// What is done.
+    pub op: Op,
+    /// The map key.
+    pub map_key: Option<&'a [u8]>,
+    /// The value.
+    pub value: &'a [u8],
+    /// The time.
+    pub now: i64,
+}
+
+/// What puts have added to a group.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Gain {
+    /// Entries.
+    pub entries: u64,
+    /// Memory of long values.
+    pub heap: usize,
+    /// The same of those that they replaced.
+    pub freed: usize,
 }
 
 /// Up to [`ROWS`] rows.

@@ -1,6 +1,6 @@
 //! One key group of the memory backend: an index over the rows of its chunks, and its timers.
 
-use super::chunk::{Chunk, Column, Item, Many, ROWS, Slot};
+use super::chunk::{Change, Chunk, Column, Gain, Item, Many, ROWS, Slot};
 use crate::{
     state::{Addresses, Cell, Op, Shape, Update, address::pack, small::Small},
     timer::set::TimerSet,
@@ -26,6 +26,8 @@ pub struct Group {
     free: Vec<u32>,
     /// The end of the rows in use.
     end: u32,
+    /// How often an address has got or lost a row: while it stays the same, what was found stays where it is.
+    pub moves: u64,
     /// Its timers.
     pub timers: TimerSet,
     /// Changes so far, by cell; the last is of the timers.
@@ -53,15 +55,26 @@ pub struct Packed {
 
 impl Packed {
     /// Replaces what it holds by these rows of addresses.
-    pub fn fill(&mut self, addresses: &Addresses, rows: impl Iterator<Item = usize>) {
+    pub fn fill(&mut self, addresses: &Addresses, rows: &[u32]) {
         self.bytes.clear();
         self.ends.clear();
         self.hashes.clear();
-        for row in rows {
-            let (start, (key, namespace)) = (self.bytes.len(), addresses.at(row));
-            pack(&mut self.bytes, key, namespace);
+        for &row in rows {
+            let (start, (key, namespace)) = (self.bytes.len(), addresses.at(row as usize));
+            match <&[u8; 9]>::try_from(key) {
+                // Keys of 64-bit integers: a copy of a known width needs no call.
+                Ok(key) if namespace.is_empty() => {
+                    let mut packed = [9; 10];
+                    packed[1..].copy_from_slice(key);
+                    self.bytes.extend_from_slice(&packed);
+                    self.hashes.push(xxh3_64(&packed) as u32);
+                }
+                _ => {
+                    pack(&mut self.bytes, key, namespace);
+                    self.hashes.push(xxh3_64(&self.bytes[start..]) as u32);
+                }
+            }
             self.ends.push(self.bytes.len());
-            self.hashes.push(xxh3_64(&self.bytes[start..]) as u32);
         }
     }
 
@@ -71,17 +84,9 @@ impl Packed {
     }
 }
 
-/// A change of one cell at one address.
-#[derive(Clone, Copy, Debug)]
-pub struct Change<'a> {
-    /// What is done.
-    pub op: Op,
-    /// The map key.
-    pub map_key: Option<&'a [u8]>,
-    /// The value.
-    pub value: &'a [u8],
-    /// The time.
-    pub now: i64,
+/// Looks at something of everything, so that processors fetch the memory of many at once: what then looks closely at one after the other finds it there.
+pub fn on_its_way(looks: impl Iterator<Item = bool>) {
+    std::hint::black_box(looks.fold(0, |count, look| count + usize::from(look)));
 }
 
 /// The hash table wants its 64 bits well mixed; 32 are kept.
@@ -97,6 +102,7 @@ impl Group {
             chunks: Vec::new(),
             free: Vec::new(),
             end: 0,
+            moves: 0,
             timers: TimerSet::default(),
             versions: vec![0; cells + 1],
             entries: 0,
@@ -123,6 +129,7 @@ impl Group {
         rows.extend(
             packed.hashes.iter().map(|&hash| self.index.find(spread(hash), |entry| entry.hash == hash).map_or(NONE, |entry| entry.row)),
         );
+        on_its_way(rows.iter().filter(|row| **row != NONE).map(|&row| matches!(self.address(row), Small::Inline(..))));
         for (at, row) in rows.iter_mut().enumerate() {
             // Two addresses with the same short hash are rare; then the address decides.
             if *row != NONE && self.address(*row).as_slice() != packed.get(at) {
@@ -140,6 +147,7 @@ impl Group {
         if let Some(row) = self.find(packed) {
             return row;
         }
+        self.moves += 1;
         let hash = xxh3_64(packed) as u32;
         let address = Small::from(packed);
         self.heap += address.heap();
@@ -172,6 +180,7 @@ impl Group {
         if chunk.addresses[at].as_slice().is_empty() {
             return true;
         }
+        self.moves += 1;
         let hash = xxh3_64(chunk.addresses[at].as_slice()) as u32;
         self.heap -= chunk.addresses[at].heap();
         Arc::make_mut(&mut chunk.addresses)[at] = Small::EMPTY;
@@ -189,38 +198,59 @@ impl Group {
 
     /// Changes a cell in a row; true if the cell holds nothing there afterwards.
     pub fn change(&mut self, row: u32, cell: usize, declared: &Cell, change: &Change<'_>) -> bool {
-        if declared.shape() != Shape::Single {
-            return self.change_many(row, cell, declared, change);
-        }
-        let column = Arc::make_mut(&mut self.chunks[row as usize / ROWS].columns[cell]);
-        let at = row as usize % ROWS;
-        match change.op {
-            Op::Put | Op::Append => {
-                if declared.ttl.is_some() {
-                    column.set_access(at, change.now);
-                }
-                let value = Small::from(change.value);
-                self.heap += value.heap();
-                match std::mem::replace(column.slot(at), Slot::One(value)) {
-                    Slot::One(old) => self.heap -= old.heap(),
-                    _ => self.entries += 1,
-                }
+        match (declared.shape(), change.op) {
+            (Shape::List | Shape::Map, _) => self.change_many(row, cell, declared, change),
+            (Shape::Single, Op::Put | Op::Append) => {
+                let column = Arc::make_mut(&mut self.chunks[row as usize / ROWS].columns[cell]);
+                let mut gain = Gain::default();
+                column.put(row as usize % ROWS, declared, change, &mut gain);
+                self.gain(&gain);
                 false
             }
-            Op::Touch => {
-                let Some(ttl) = declared.ttl else { return false };
-                if matches!(column.slots.get(at), Some(Slot::One(_))) && ttl.expired(column.access[at], change.now) {
-                    self.expired += 1;
-                    self.clear(row, cell)
-                } else {
-                    if ttl.update == Update::OnReadAndWrite && matches!(column.slots.get(at), Some(Slot::One(_))) {
-                        column.set_access(at, change.now);
-                    }
-                    false
-                }
-            }
-            Op::Clear | Op::Remove | Op::ClearPrefix => self.clear(row, cell),
+            (Shape::Single, Op::Touch) => self.touch(row, cell, declared, change.now),
+            (Shape::Single, Op::Clear | Op::Remove | Op::ClearPrefix) => self.clear(row, cell),
         }
+    }
+
+    /// Puts values into rows of a single cell. Chunks are made one's own once, not for each row.
+    pub fn put_all<'a>(&mut self, cell: usize, declared: &Cell, puts: impl Iterator<Item = (u32, Change<'a>)> + Clone) {
+        let mut touched = vec![false; self.chunks.len()];
+        puts.clone().for_each(|(row, _)| touched[row as usize / ROWS] = true);
+        let chunks = self.chunks.iter_mut().zip(touched);
+        let mut columns: Vec<Option<&mut Column>> =
+            chunks.map(|(chunk, touched)| if touched { Some(Arc::make_mut(&mut chunk.columns[cell])) } else { None }).collect();
+        let slot = |row: u32| columns[row as usize / ROWS].as_ref().and_then(|column| column.slots.get(row as usize % ROWS));
+        on_its_way(puts.clone().map(|(row, _)| matches!(slot(row), Some(Slot::One(_)))));
+        let mut gain = Gain::default();
+        for (row, change) in puts {
+            if let Some(column) = &mut columns[row as usize / ROWS] {
+                column.put(row as usize % ROWS, declared, &change, &mut gain);
+            }
+        }
+        self.gain(&gain);
+    }
+
+    fn gain(&mut self, gain: &Gain) {
+        self.entries += gain.entries;
+        self.heap = self.heap + gain.heap - gain.freed;
+    }
+
+    /// Reports a read of a single cell.
+    fn touch(&mut self, row: u32, cell: usize, declared: &Cell, now: i64) -> bool {
+        let Some(ttl) = declared.ttl else { return false };
+        let column = Arc::make_mut(&mut self.chunks[row as usize / ROWS].columns[cell]);
+        let at = row as usize % ROWS;
+        if !matches!(column.slots.get(at), Some(Slot::One(_))) {
+            return false;
+        }
+        if ttl.expired(column.access[at], now) {
+            self.expired += 1;
+            return self.clear(row, cell);
+        }
+        if ttl.update == Update::OnReadAndWrite {
+            column.set_access(at, now);
+        }
+        false
     }
 
     fn clear(&mut self, row: u32, cell: usize) -> bool {

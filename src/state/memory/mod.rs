@@ -5,26 +5,23 @@
 
 mod chunk;
 mod group;
+mod known;
 pub(crate) mod read;
 #[cfg(test)]
 mod tests;
 pub(crate) mod view;
 pub(crate) mod write;
 
-use super::{Cells, Commit, Entries, Get, Lookup, MAX_PARALLELISM, Page, PageRequest, Rows, Sizes, StateBackend, View, address::slot};
+use super::{Cells, MAX_PARALLELISM, Rows, Sizes, StateBackend, View, address::slot, local::answers_at_once};
 use crate::{
     error::{Code, Error, Result},
     timer::{Domain, DueRequest, DueTimers, due},
-    worker::BoxFuture,
 };
-use arrow_array::BinaryArray;
 use group::Group;
-use std::{
-    future::ready,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
+use known::Known;
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError, RwLock,
+    atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
 /// The memory backend.
@@ -33,6 +30,8 @@ pub struct Memory {
     cells: Cells,
     /// By key group; the last one is for broadcast state.
     groups: Vec<Mutex<Group>>,
+    /// Where the addresses of open bundles are.
+    known: Known,
     /// Commits share it; a view has it alone, so that it sees whole commits.
     barrier: RwLock<()>,
     /// Memory that may be in use.
@@ -68,7 +67,8 @@ impl Memory {
     pub fn new(cells: Cells, max_parallelism: u16, limit_bytes: Option<usize>) -> Result<Self> {
         let groups = (0..slots(max_parallelism)?).map(|_| Mutex::new(Group::new(cells.len()))).collect();
         let limit = limit_bytes.unwrap_or(usize::MAX);
-        Ok(Memory { cells, groups, barrier: RwLock::new(()), limit, cleaning: AtomicUsize::new(0), origin: origin() })
+        let known = Known::default();
+        Ok(Memory { cells, groups, known, barrier: RwLock::new(()), limit, cleaning: AtomicUsize::new(0), origin: origin() })
     }
 
     /// A group, locked. A panic inside leaves no half of a commit that the next would notice: sizes at worst.
@@ -113,29 +113,7 @@ impl StateBackend for Memory {
         &self.cells
     }
 
-    fn get<'a>(&'a self, request: &'a Get) -> BoxFuture<'a, Result<Vec<Entries>>> {
-        Box::pin(ready(self.get_now(request)))
-    }
-
-    fn lookup<'a>(&'a self, request: &'a Lookup) -> BoxFuture<'a, Result<BinaryArray>> {
-        Box::pin(ready(self.lookup_now(request)))
-    }
-
-    fn page<'a>(&'a self, request: &'a PageRequest) -> BoxFuture<'a, Result<Page>> {
-        Box::pin(ready(self.page_now(request)))
-    }
-
-    fn apply(&self, commit: Commit) -> BoxFuture<'_, Result<()>> {
-        Box::pin(ready(self.apply_now(&commit)))
-    }
-
-    fn due<'a>(&'a self, request: &'a DueRequest) -> BoxFuture<'a, Result<DueTimers>> {
-        Box::pin(ready(self.due_now(request)))
-    }
-
-    fn next_timer<'a>(&'a self, domain: Domain, groups: &'a [u16]) -> BoxFuture<'a, Result<Option<i64>>> {
-        Box::pin(ready(self.next_now(domain, groups)))
-    }
+    answers_at_once!();
 
     fn sizes(&self) -> Sizes {
         let mut sizes = Sizes::default();

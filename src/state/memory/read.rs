@@ -2,8 +2,9 @@
 
 use super::{
     Memory,
-    chunk::{Many, ROWS},
-    group::{Group, NONE, Packed},
+    chunk::{Many, ROWS, Slot},
+    group::{Group, NONE, Packed, on_its_way},
+    known::Resolved,
 };
 use crate::{
     error::Result,
@@ -33,18 +34,23 @@ impl Memory {
                 Shape::List | Shape::Map => Found::Many(vec![None; rows]),
             });
         }
+        let by_group = ByGroup::of(&request.addresses, self.groups.len())?;
+        let (mut all, mut moves) = (vec![NONE; rows], Vec::with_capacity(by_group.ends.len()));
         let (mut packed, mut resolved) = (Packed::default(), Vec::new());
-        for (group, members) in ByGroup::of(&request.addresses, self.groups.len())?.iter() {
+        for (group, members) in by_group.iter() {
             let group = self.group(group)?;
-            packed.fill(&request.addresses, members.iter().map(|&row| row as usize));
+            packed.fill(&request.addresses, members);
             group.find_all(&packed, &mut resolved);
+            members.iter().zip(&resolved).for_each(|(&at, &row)| all[at as usize] = row);
+            moves.push(group.moves);
             for (found, &cell) in found.iter_mut().zip(&request.cells) {
                 let hidden = self.cells.at(cell)?.hidden(request.now_ms);
                 collect(&group, usize::from(cell), hidden, members, &resolved, found)?;
             }
         }
+        self.known.keep(&request.addresses, Resolved { by_group, rows: all, moves });
         let finished = found.into_iter().zip(&request.cells).map(|(found, &cell)| match found {
-            Found::Values(values) => Ok(Entries::Values(values.finish())),
+            Found::Values(values) => values.finish().map(Entries::Values),
             Found::Many(many) => entries(self.cells.at(cell)?, &many, request.now_ms, request.prefetch),
         });
         finished.collect()
@@ -73,7 +79,7 @@ impl Memory {
                 }
             }
         }
-        Ok(values.finish())
+        values.finish()
     }
 
     pub(super) fn page_now(&self, request: &PageRequest) -> Result<Page> {
@@ -114,6 +120,8 @@ impl Memory {
 }
 
 fn collect(group: &Group, cell: usize, hidden: i64, members: &[u32], resolved: &[u32], found: &mut Found) -> Result<()> {
+    let slot = |row: u32| group.column(row, cell).slots.get(row as usize % ROWS);
+    on_its_way(resolved.iter().filter(|row| **row != NONE).map(|&row| matches!(slot(row), Some(Slot::One(_)))));
     for (&at, &row) in members.iter().zip(resolved).filter(|(_, row)| **row != NONE) {
         let (column, in_chunk) = (group.column(row, cell), row as usize % ROWS);
         match found {

@@ -1,6 +1,7 @@
 use super::*;
-use crate::state::conformance::{self, Subject, address, cells, commit, value, writes};
-use crate::state::{BROADCAST_GROUP, Op};
+use crate::state::conformance::{self, Row, Subject, address, addresses, cells, commit, value, writes};
+use crate::state::{BROADCAST_GROUP, Commit, Get, Op, Prefetch};
+use proptest::prelude::*;
 
 #[test]
 fn conforms() {
@@ -54,5 +55,44 @@ fn commits_clean_up_what_nobody_asks_for() {
 fn the_max_parallelism_has_bounds() {
     for wrong in [0, BROADCAST_GROUP] {
         assert_eq!(Memory::new(cells(), wrong, None).unwrap_err().code(), Code::OptionsInvalid);
+    }
+}
+
+proptest! {
+    /// What a multi-get has found is used by the commit of the same addresses, and not when rows have moved since.
+    #[test]
+    fn a_commit_finds_its_rows_whatever_came_after_its_get(
+        bundles in prop::collection::vec((prop::collection::btree_map(0u8..12, (0u16..2, any::<bool>()), 1..8), any::<bool>()), 1..40)
+    ) {
+        let (store, plain) = (Memory::new(cells(), 2, None).unwrap(), Memory::new(cells(), 2, None).unwrap());
+        let at = |key: &u8| address(u16::from(key % 2), &key.to_string());
+        let read = |bundle: &std::collections::BTreeMap<u8, (u16, bool)>| {
+            let addresses = addresses(&bundle.keys().map(at).collect::<Vec<_>>());
+            let get = Get { cells: vec![0, 6], addresses: Arc::clone(&addresses), now_ms: 0, prefetch: Prefetch::default() };
+            conformance::now(store.get(&get)).unwrap();
+            addresses
+        };
+        // A bundle is read before the one before it is applied, or after.
+        let mut early = None;
+        for (n, (bundle, ahead)) in bundles.iter().enumerate() {
+            let addresses = early.take().unwrap_or_else(|| read(bundle));
+            early = bundles.get(n + 1).filter(|_| *ahead).map(|(next, _)| read(next));
+            let text = n.to_string();
+            let row = |(place, (_, put)): (u32, &(u16, bool))| -> Row<'_> {
+                if *put { (place, Op::Put, None, Some(text.as_bytes())) } else { (place, Op::Clear, None, None) }
+            };
+            let of = |cell: u16| (0..).zip(bundle.values()).filter(|(_, (of, _))| *of == cell).map(row).collect::<Vec<_>>();
+            let changes = vec![writes(0, &of(0)), writes(6, &of(1))];
+            let commit = Commit { addresses, ..commit(n as u64, &[], changes.clone(), 0) };
+            conformance::now(store.apply(commit.clone())).unwrap();
+            let apart = Arc::new((*commit.addresses).clone());
+            conformance::now(plain.apply(Commit { addresses: apart, ..commit })).unwrap();
+            for key in 0..12 {
+                for cell in [0, 6] {
+                    prop_assert_eq!(value(&store, cell, &at(&key), 0), value(&plain, cell, &at(&key), 0));
+                }
+            }
+        }
+        prop_assert_eq!(store.sizes().entries, plain.sizes().entries);
     }
 }

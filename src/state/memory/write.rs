@@ -2,7 +2,9 @@
 
 use super::{
     Memory,
-    group::{Change, Group, NONE, Packed},
+    chunk::Change,
+    group::{Group, NONE, Packed},
+    known::Resolved,
 };
 use crate::{
     error::{Code, Error, Result},
@@ -15,7 +17,10 @@ use crate::{
     timer::identity,
 };
 use arrow_array::Array;
-use std::sync::{PoisonError, atomic::Ordering};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, atomic::Ordering},
+};
 
 /// A commit looks into at most so many groups for what is expired, be they ever so empty.
 const CLEANED: usize = 64;
@@ -25,31 +30,46 @@ impl Memory {
         check::commit(&self.cells, commit)?;
         let _shared = self.barrier.read().unwrap_or_else(PoisonError::into_inner);
         self.make_room(commit)?;
-        let mut rows = vec![NONE; commit.addresses.len()];
-        let by_group = |at: &[u32]| ByGroup::new(at.len(), self.groups.len(), |row| commit.addresses.groups[at[row] as usize]);
         // Every group is checked before the first is changed.
-        let timers = by_group(&commit.timers.at)?;
+        let Resolved { by_group, mut rows, moves } = self.resolved(&commit.addresses)?;
+        let parts = |at: &[u32]| Parts::new(at, &commit.addresses, self.groups.len());
         let mut writes = Vec::with_capacity(commit.writes.len());
         for columns in &commit.writes {
-            writes.push((columns, self.cells.at(columns.cell)?, by_group(&columns.at)?));
+            writes.push((columns, self.cells.at(columns.cell)?, parts(&columns.at)?));
         }
-        for (columns, cell, by_group) in &writes {
-            for (name, members) in by_group.iter() {
-                let mut group = self.group(name)?;
-                write(&mut group, &commit.addresses, columns, cell, members, commit.now_ms, &mut rows);
-            }
-        }
-        let mut buffer = Vec::new();
-        for (name, members) in timers.iter() {
+        let timers = parts(&commit.timers.at)?;
+        let (mut packed, mut found, mut buffer) = (Packed::default(), Vec::new(), Vec::new());
+        for (at, (name, members)) in by_group.iter().enumerate() {
             let mut group = self.group(name)?;
+            if !writes.is_empty() && moves.get(at) != Some(&group.moves) {
+                packed.fill(&commit.addresses, members);
+                group.find_all(&packed, &mut found);
+                members.iter().zip(&found).for_each(|(&at, &row)| rows[at as usize] = row);
+            }
+            for (columns, cell, parts) in &writes {
+                let members = parts.of(name, members);
+                if !members.is_empty() {
+                    write(&mut group, &commit.addresses, columns, cell, members, commit.now_ms, &mut rows);
+                }
+            }
+            let members = timers.of(name, members);
             for &row in members {
                 group.timers.change(&commit.timers.change(row as usize, &commit.addresses), &mut buffer);
             }
-            if let Some(version) = group.versions.last_mut() {
+            if let Some(version) = group.versions.last_mut().filter(|_| !members.is_empty()) {
                 *version += 1;
             }
         }
         self.clean(commit.now_ms)
+    }
+
+    /// Where addresses are, as far as their multi-get has found them.
+    fn resolved(&self, addresses: &Arc<Addresses>) -> Result<Resolved> {
+        if let Some(known) = self.known.take(addresses) {
+            return Ok(known);
+        }
+        let by_group = ByGroup::of(addresses, self.groups.len())?;
+        Ok(Resolved { by_group, rows: vec![NONE; addresses.len()], moves: Vec::new() })
     }
 
     /// Refuses a commit that would not fit, before anything of it took effect.
@@ -133,32 +153,59 @@ impl Memory {
     }
 }
 
-/// Executes the changes of one cell in one group.
+/// Rows of changes by key group.
+enum Parts {
+    /// One for each address, in their order.
+    Same,
+    Other(BTreeMap<u16, Vec<u32>>),
+}
+
+impl Parts {
+    fn new(at: &[u32], addresses: &Addresses, slots: usize) -> Result<Self> {
+        if at.len() == addresses.len() && at.iter().zip(0..).all(|(&at, row)| at == row) {
+            return Ok(Parts::Same);
+        }
+        let by_group = ByGroup::new(at.len(), slots, |row| addresses.groups[at[row] as usize])?;
+        Ok(Parts::Other(by_group.iter().map(|(group, rows)| (group, rows.to_vec())).collect()))
+    }
+
+    /// The rows of a group whose addresses are `same`.
+    fn of<'a>(&'a self, group: u16, same: &'a [u32]) -> &'a [u32] {
+        match self {
+            Parts::Same => same,
+            Parts::Other(parts) => parts.get(&group).map_or(&[], Vec::as_slice),
+        }
+    }
+}
+
+/// Executes the changes of one cell in one group; `rows` are those of all addresses.
 fn write(group: &mut Group, addresses: &Addresses, columns: &Writes, cell: &Cell, members: &[u32], now: i64, rows: &mut [u32]) {
     let id = usize::from(columns.cell);
-    let adds = |row: u32| matches!(columns.ops[row as usize], Op::Put | Op::Append);
     let place = |row: u32| columns.at[row as usize] as usize;
-    let (mut packed, mut found) = (Packed::default(), Vec::new());
-    packed.fill(addresses, members.iter().map(|&row| place(row)));
-    group.find_all(&packed, &mut found);
-    for (at, &row) in members.iter().enumerate() {
+    let mut packed = Vec::new();
+    for &row in members.iter().filter(|&&row| matches!(columns.ops[row as usize], Op::Put | Op::Append)) {
         let known = &mut rows[place(row)];
-        // The same address may come twice, or have got its row for another cell.
         if *known == NONE {
-            *known = if found[at] == NONE && adds(row) { group.find_or_add(packed.get(at)) } else { found[at] };
+            let (key, namespace) = addresses.at(place(row));
+            packed.clear();
+            pack(&mut packed, key, namespace);
+            *known = group.find_or_add(&packed);
         }
+    }
+    group.versions[id] += 1;
+    let change = |row: u32| {
+        let row = row as usize;
+        let map_key = columns.map_keys.as_ref().and_then(|keys| value(keys, row));
+        Change { op: columns.ops[row], map_key, value: value(&columns.values, row).unwrap_or_default(), now }
+    };
+    if cell.shape() == Shape::Single && members.iter().all(|&row| columns.ops[row as usize] == Op::Put) {
+        return group.put_all(id, cell, members.iter().map(|&row| (rows[place(row)], change(row))));
     }
     let mut emptied = Vec::new();
     for &row in members {
         let at = rows[place(row)];
-        if at == NONE {
-            continue;
-        }
-        let row = row as usize;
-        let map_key = columns.map_keys.as_ref().and_then(|keys| value(keys, row));
-        let change = Change { op: columns.ops[row], map_key, value: value(&columns.values, row).unwrap_or_default(), now };
-        if group.change(at, id, cell, &change) {
-            emptied.push((at, columns.at[row]));
+        if at != NONE && group.change(at, id, cell, &change(row)) {
+            emptied.push((at, columns.at[row as usize]));
         }
     }
     for (at, position) in emptied {
@@ -166,5 +213,4 @@ fn write(group: &mut Group, addresses: &Addresses, columns: &Writes, cell: &Cell
             rows[position as usize] = NONE;
         }
     }
-    group.versions[id] += 1;
 }

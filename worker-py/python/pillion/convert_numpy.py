@@ -48,10 +48,13 @@ def to_array(function: str, column: Column) -> Any:
 
 def objects(values: list[Any]) -> Any:
     """An array of Python objects, lists too."""
-    array: Any = np.empty(len(values), dtype=object)
-    for position, value in enumerate(values):
-        array[position] = value
-    return array
+    try:
+        return np.fromiter(values, dtype=object, count=len(values))
+    except ValueError:  # NumPy before 1.23
+        array: Any = np.empty(len(values), dtype=object)
+        for position, value in enumerate(values):
+            array[position] = value
+        return array
 
 
 def to_arrays(function: str, batch: Batch) -> dict[str, Any]:

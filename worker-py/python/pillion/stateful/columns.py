@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 from pillion._native import Batch, Column
@@ -101,7 +100,7 @@ class States:
         """Positions of keys as a column. Raises `state_without_key` for one that the bundle does not have."""
         most = 0 if self._bundle is None else len(self._bundle.keys)
         if keys is None:
-            return _all(most)
+            return Column.sequence(most)
         found, largest = self._form.positions(keys)
         if largest >= most:
             message = f"there is no key at the position {largest}: the bundle has {most}"
@@ -129,7 +128,7 @@ class States:
             if column is None:
                 column = _fetched(cell, bundle)
             if cell.spec.ttl is not None and cell.spec.ttl.count_reads:
-                self._operate(cell, TOUCH, _all(len(column)))
+                self._operate(cell, TOUCH, Column.sequence(len(column)))
         if column is None:
             raise PillionError("invariant_broken", f"there is no column of `{name}`")
         for patch in self._patches.pop(name, ()):
@@ -212,19 +211,12 @@ def _patched(cell: Cell, column: Column, patch: Patch) -> Column:
 
 
 def _nulls(kind: Any, rows: int) -> Column:
-    return Column.from_pylist([None] * rows, kind.with_nullable(True))
+    return Column.repeat(None, rows, kind.with_nullable(True))
 
 
-@lru_cache(maxsize=8)
-def _all(rows: int) -> Column:
-    """Positions of all keys; bundles of a session have much the same size."""
-    return Column.from_pylist(list(range(rows)), UINT32)
-
-
-@lru_cache(maxsize=32)
 def operations(op: int, rows: int) -> Column:
     """The same operation for all rows."""
-    return Column.from_pylist([op] * rows, UINT8)
+    return Column.repeat(op, rows, UINT8)
 
 
 def mismatch(what: str, given: int, wanted: int) -> PillionError:

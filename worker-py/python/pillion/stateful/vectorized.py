@@ -16,7 +16,6 @@ from pillion.bundle import (
     TEXT,
     TIMER_FIELDS,
     UINT8,
-    UINT32,
     Bundle,
 )
 from pillion.errors import PillionError, raised
@@ -107,7 +106,7 @@ class VectorContext:
         column = self._bundle.timestamps
         if column is None:
             rows = 0 if self._bundle.rows is None else len(self._bundle.rows)
-            column = Column.from_pylist([None] * rows, INT64.with_nullable(True))
+            column = Column.repeat(None, rows, INT64.with_nullable(True))
         return self._form.column(column)
 
     def current_watermark(self) -> int:
@@ -156,21 +155,21 @@ class VectorContext:
         """The timers of this call as columns."""
         if not self._set:
             return None
-        rows = [len(keys) for keys, _, _, _, _ in self._set]
-        if len(self._set) == 1:
-            keys, stamps = self._set[0][0], self._set[0][3]
-        else:  # several calls: joined value by value, since there is no joining columns without a package
-            keys = Column.from_pylist([one for part in self._set for one in part[0].to_pylist()], UINT32)
-            stamps = Column.from_pylist([one for part in self._set for one in part[3].to_pylist()], INT64)
-        columns = [
-            keys,
-            Column.from_pylist([part[1] for part, n in zip(self._set, rows) for _ in range(n)], TEXT),
-            Column.from_pylist([part[2] for part, n in zip(self._set, rows) for _ in range(n)], TEXT),
-            Column.from_pylist([b""] * sum(rows), SPACE),
-            stamps,
-            Column.from_pylist([part[4] for part, n in zip(self._set, rows) for _ in range(n)], UINT8),
-        ]
-        return Batch.from_columns(columns, [name for name, _ in TIMER_FIELDS], sum(rows))
+        parts = []
+        for keys, domain, name, stamps, op in self._set:
+            n = len(keys)
+            parts.append(
+                [
+                    keys,
+                    Column.repeat(domain, n, TEXT),
+                    Column.repeat(name, n, TEXT),
+                    Column.repeat(b"", n, SPACE),
+                    stamps,
+                    Column.repeat(op, n, UINT8),
+                ]
+            )
+        columns = parts[0] if len(parts) == 1 else [Column.concat(list(one)) for one in zip(*parts)]
+        return Batch.from_columns(columns, [name for name, _ in TIMER_FIELDS], len(columns[0]))
 
     def _send(self, position: int, output: Output, result: Any) -> None:
         if output.form == ROW:
