@@ -4,7 +4,8 @@
         --key-by origin --event-time time_hour
 
 The history is a list that is only appended to, which reads nothing; counts by destination are a map; sums are an accumulator. After a day
-without a departure the last profile goes to the side output `quiet`.
+without a departure the last profile goes to the side output `quiet`: by a timer, or by the next departure where that is seen before the
+watermark has passed.
 """
 
 from pillion import AggregateFunction, AggregatingState, KeyedProcessFunction, ListState, MapState, OutputTag, ValueState, process
@@ -41,12 +42,13 @@ class Profiles(KeyedProcessFunction):
 
     def process_element(self, flight, ctx):
         """Grow the profile, and tell it."""
-        at = ctx.timestamp()
+        at, due = ctx.timestamp(), self.quiet_at.value()
+        if due is not None and at >= due:
+            yield QUIET, self.profile(ctx.get_current_key())
         self.history.add((at, flight.dest, flight.dep_delay))
         self.destinations.put(flight.dest, (self.destinations.get(flight.dest) or 0) + 1)
         self.delays.add(flight.dep_delay)
         self.departures.update((self.departures.value() or 0) + 1)
-        due = self.quiet_at.value()
         if due is None or at + DAY > due:
             if due is not None:
                 ctx.timer_service().delete_event_time_timer(due)
