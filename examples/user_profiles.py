@@ -38,6 +38,8 @@ class Profiles(KeyedProcessFunction):
     destinations = MapState("string", "bigint")
     delays = AggregatingState("row<total double, n bigint>", MeanDelay)
     departures = ValueState("bigint")
+    favourite = ValueState("string")
+    most = ValueState("bigint")
     quiet_at = ValueState("bigint")
 
     def process_element(self, flight, ctx):
@@ -46,7 +48,7 @@ class Profiles(KeyedProcessFunction):
         if due is not None and at >= due:
             yield QUIET, self.profile(ctx.get_current_key())
         self.history.add((at, flight.dest, flight.dep_delay))
-        self.destinations.put(flight.dest, (self.destinations.get(flight.dest) or 0) + 1)
+        self.visit(flight.dest)
         self.delays.add(flight.dep_delay)
         self.departures.update((self.departures.value() or 0) + 1)
         if due is None or at + DAY > due:
@@ -63,8 +65,15 @@ class Profiles(KeyedProcessFunction):
 
     def profile(self, airport):
         """What is known."""
-        favourite = max(sorted(self.destinations.items()), key=lambda entry: entry[1])[0]
-        return airport, self.departures.value(), favourite, self.delays.get()
+        return airport, self.departures.value(), self.favourite.value(), self.delays.get()
+
+    def visit(self, dest):
+        """Count a destination. Looking through all of them at each departure would take longer the more there are."""
+        times, most = (self.destinations.get(dest) or 0) + 1, self.most.value() or 0
+        self.destinations.put(dest, times)
+        if times > most or (times == most and dest < self.favourite.value()):
+            self.favourite.update(dest)
+            self.most.update(times)
 
 
 profiles = process(Profiles, output=PROFILE, side_outputs=[QUIET])
