@@ -75,6 +75,8 @@ class Codec:
         self._what = what
         self._read, self._write = reader(kind), writer(kind)
         self._row = _row_check(kind)
+        self.immutable = self._row is not None or self.exact not in (None, _Never)
+        """Whether values are known to be of classes that cannot be changed in place."""
 
     def decode(self, column: Column) -> list[Any]:
         """The values; None for null."""
