@@ -26,10 +26,8 @@ def difference(ours: pd.DataFrame, wanted: pd.DataFrame) -> str:
     ours, wanted = (one.sort_values(exact, kind="stable", ignore_index=True) for one in (ours, wanted))
     for name in wanted.columns:
         left, right = ours[name].to_numpy(), wanted[name].to_numpy()
-        if name in exact:
-            wrong = left != right
-        else:
-            wrong = ~np.isclose(left.astype(float), right, rtol=1e-9, atol=1e-12, equal_nan=True)
+        same = left == right if name in exact else np.isclose(left.astype(float), right, rtol=1e-9, atol=1e-12, equal_nan=True)
+        wrong = ~same
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
             return f"`{name}` in {wrong.sum():,} rows, first {ours.iloc[row].to_dict()} for {wanted.iloc[row].to_dict()}"
@@ -249,8 +247,8 @@ def alerts(events: pa.Table, rules: dict[int, list[tuple[Any, ...]]]) -> pd.Data
                 if rule[0] == name:
                     limit[start:] = np.nan if rule[2] is None else rule[2]
                     field, times = (field, times) if rule[2] is None else (rule[1], rule[3])
-        passed = frame[field].fillna(0.0) > limit
+        passed = frame[field] > limit  # no value passes no limit
         number = passed.astype(int).groupby(frame["user"]).cumsum()
         alert = passed & (number % (times + 1) == 0)
-        found.append(pd.DataFrame({"user": frame["user"], "rule": name, "value": frame[field].fillna(0.0)})[alert])
+        found.append(pd.DataFrame({"user": frame["user"], "rule": name, "value": frame[field]})[alert])
     return pd.concat(found, ignore_index=True)

@@ -122,10 +122,15 @@ def test_dynamic_rules() -> None:
     harness.broadcast(("large", "amount", 100.0, 1))
     harness.push_batch([("ann", 500.0), ("bob", 500.0), ("ann", 5.0), ("ann", 600.0)])
     assert harness.output() == [("ann", "large", 600.0)]
-    harness.broadcast(("large", None, None, None))
+    harness.push(("eve", None))  # no value passes no limit, not even one below zero
+    harness.broadcast(("large", None, None, None), ("refund", "amount", -10.0, 0))
+    harness.push(("eve", None))
+    assert harness.output() == []
+    harness.broadcast(("refund", None, None, None))
     harness.push_batch([("bob", 500.0), ("bob", 500.0)])
     assert harness.output() == []
-    assert harness.side_output(module.CHANGES) == [("large", "set"), ("large", "dropped")]
+    changes = [("large", "set"), ("large", "dropped"), ("refund", "set"), ("refund", "dropped")]
+    assert harness.side_output(module.CHANGES) == changes
 
 
 def test_user_profiles() -> None:
