@@ -18,11 +18,12 @@ class Alerts(KeyedBroadcastProcessFunction):
     def process_element(self, event, ctx):
         """Count what passes a limit."""
         for name, rule in sorted(self.rules.items()):
-            if (event[rule.field] or 0) > rule.over:
+            value = event[rule.field]
+            if value is not None and value > rule.over:
                 times = (self.passed.get(name) or 0) + 1
                 if times > rule.times:
                     self.passed.remove(name)
-                    yield ctx.get_current_key(), name, event[rule.field]
+                    yield ctx.get_current_key(), name, value
                 else:
                     self.passed.put(name, times)
 

@@ -3,7 +3,8 @@
     pillion run examples/label_generation.py:labels --input clicks.csv --output labels.csv --key-by user,item --event-time at
 
 The input has the columns user, item, kind (`expose` or `click`) and at (ms). An exposure sets a timer ten minutes ahead; a click in time
-gives the label and deletes the timer. `labels_by_batch` does the same with whole columns.
+gives the label and deletes the timer. Timers fire when the watermark has come by, which may be some rows late: an event that finds a wait
+that has ended ends it first, so that labels do not depend on how batches are cut. `labels_by_batch` does the same with whole columns.
 """
 
 import numpy as np
@@ -22,15 +23,16 @@ class Labels(KeyedProcessFunction):
 
     def process_element(self, event, ctx):
         """An exposure waits; a click ends the wait."""
-        shown = self.shown.value()
-        if event.kind == "expose":
-            if shown is None:
-                self.shown.update(ctx.timestamp())
-                ctx.timer_service().register_event_time_timer(ctx.timestamp() + WAIT)
-        elif shown is not None and shown <= ctx.timestamp() < shown + WAIT:
-            ctx.timer_service().delete_event_time_timer(shown + WAIT)
+        shown, now, timers = self.shown.value(), ctx.timestamp(), ctx.timer_service()
+        over = shown is not None and now >= shown + WAIT
+        clicked = not over and shown is not None and event.kind == "click" and shown <= now
+        if over or clicked:
+            timers.delete_event_time_timer(shown + WAIT)
             self.shown.clear()
-            yield event.user, event.item, shown, 1
+            yield event.user, event.item, shown, int(clicked)
+        if event.kind == "expose" and (shown is None or over):
+            self.shown.update(now)
+            timers.register_event_time_timer(now + WAIT)
 
     def on_timer(self, timestamp, ctx):
         """Nobody has clicked."""
@@ -57,28 +59,31 @@ class LabelsByBatch(VectorizedProcessFunction):
             rows = np.flatnonzero(rounds == one)
             keys, times = index[rows], at[rows]
             since = shown[keys]
-            begins = exposes[rows] & (since < 0)
-            clicked = ~exposes[rows] & (since >= 0) & (since <= times) & (times < since + WAIT)
-            found.append(np.column_stack([rows[clicked], since[clicked]]))
+            over = (since >= 0) & (times >= since + WAIT)
+            clicked = ~exposes[rows] & (since >= 0) & (since <= times) & ~over
+            ended = over | clicked
+            found.append(np.column_stack([rows[ended], since[ended], clicked[ended]]))
+            shown[keys[ended]] = -1
+            begins = exposes[rows] & ((since < 0) | over)
             shown[keys[begins]] = times[begins]
-            shown[keys[clicked]] = -1
-        rows, since = np.concatenate(found).T
+        rows, since, label = np.concatenate(found).T
         ctx.state.clear("shown", keys=shown < 0)
         ctx.state.put("shown", shown[shown >= 0], keys=shown >= 0)
         changed = shown != before
         ctx.delete_timers(before[changed & (before >= 0)] + WAIT, keys=changed & (before >= 0))
         ctx.set_timers(shown[changed & (shown >= 0)] + WAIT, keys=changed & (shown >= 0))
-        return self.labels(events["user"][rows], events["item"][rows], since, 1)
+        return self.labels(events["user"][rows], events["item"][rows], since, label)
 
     def on_timers(self, timers, ctx):
         """Nobody has clicked."""
         keys = timers["key"]
         ctx.state.clear("shown", keys=keys)
-        return self.labels(ctx.keys["user"][keys], ctx.keys["item"][keys], timers["timestamp"] - WAIT, 0)
+        label = np.zeros(len(keys), dtype=np.int64)
+        return self.labels(ctx.keys["user"][keys], ctx.keys["item"][keys], timers["timestamp"] - WAIT, label)
 
     def labels(self, user, item, shown, label):
         """Rows of the result."""
-        return {"user": user, "item": item, "shown": shown, "label": np.full(len(user), label)}
+        return {"user": user, "item": item, "shown": shown, "label": label}
 
 
 labels = process(Labels, output=LABELS)

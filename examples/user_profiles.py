@@ -4,7 +4,8 @@
         --key-by origin --event-time time_hour
 
 The history is a list that is only appended to, which reads nothing; counts by destination are a map; sums are an accumulator. After a day
-without a departure the last profile goes to the side output `quiet`.
+without a departure the last profile goes to the side output `quiet`: by a timer, or by the next departure where that is seen before the
+watermark has passed.
 """
 
 from pillion import AggregateFunction, AggregatingState, KeyedProcessFunction, ListState, MapState, OutputTag, ValueState, process
@@ -37,16 +38,19 @@ class Profiles(KeyedProcessFunction):
     destinations = MapState("string", "bigint")
     delays = AggregatingState("row<total double, n bigint>", MeanDelay)
     departures = ValueState("bigint")
+    favourite = ValueState("string")
+    most = ValueState("bigint")
     quiet_at = ValueState("bigint")
 
     def process_element(self, flight, ctx):
         """Grow the profile, and tell it."""
-        at = ctx.timestamp()
+        at, due = ctx.timestamp(), self.quiet_at.value()
+        if due is not None and at >= due:
+            yield QUIET, self.profile(ctx.get_current_key())
         self.history.add((at, flight.dest, flight.dep_delay))
-        self.destinations.put(flight.dest, (self.destinations.get(flight.dest) or 0) + 1)
+        self.visit(flight.dest)
         self.delays.add(flight.dep_delay)
         self.departures.update((self.departures.value() or 0) + 1)
-        due = self.quiet_at.value()
         if due is None or at + DAY > due:
             if due is not None:
                 ctx.timer_service().delete_event_time_timer(due)
@@ -61,8 +65,15 @@ class Profiles(KeyedProcessFunction):
 
     def profile(self, airport):
         """What is known."""
-        favourite = max(sorted(self.destinations.items()), key=lambda entry: entry[1])[0]
-        return airport, self.departures.value(), favourite, self.delays.get()
+        return airport, self.departures.value(), self.favourite.value(), self.delays.get()
+
+    def visit(self, dest):
+        """Count a destination. Looking through all of them at each departure would take longer the more there are."""
+        times, most = (self.destinations.get(dest) or 0) + 1, self.most.value() or 0
+        self.destinations.put(dest, times)
+        if times > most or (times == most and dest < self.favourite.value()):
+            self.favourite.update(dest)
+            self.most.update(times)
 
 
 profiles = process(Profiles, output=PROFILE, side_outputs=[QUIET])

@@ -54,34 +54,21 @@ def expected_labels(events: list[tuple[int, tuple[int, int, str]]]) -> list[tupl
 
 
 @pytest.mark.parametrize("name", ["labels", "labels_by_batch"])
-@pytest.mark.parametrize("rows_per_bundle", [1, 7])
+@pytest.mark.parametrize("rows_per_bundle", [1, 7, 1000])
+@pytest.mark.parametrize("rows_per_watermark", [1, 20, 1000])
 @pytest.mark.parametrize("seed", range(3))
-def test_label_generation(name: str, rows_per_bundle: int, seed: int) -> None:
+def test_label_generation(name: str, rows_per_bundle: int, rows_per_watermark: int, seed: int) -> None:
+    """Labels depend neither on where bundles are cut nor on how far watermarks lag behind."""
     module = load("label_generation", "numpy", "pandas")
     events = clicks(seed, 300)
     harness = Harness(getattr(module, name), input=CLICKS, key=["user", "item"], rows_per_bundle=rows_per_bundle)
-    for start in range(0, len(events), 20):
-        part = events[start : start + 20]
+    for start in range(0, len(events), rows_per_watermark):
+        part = events[start : start + rows_per_watermark]
         harness.advance_watermark(part[0][0] - 1)
-        # Event time goes no further than the timers that are due, so that rows never meet a wait that has ended.
-        for at, event in part:
-            harness.advance_watermark(at - 1)
-            harness.push(event, at)
+        harness.push_batch([event for _, event in part], [at for at, _ in part])
     harness.finish()
     assert sorted(harness.output()) == expected_labels(events)
     assert not harness.timers() and not harness.keys("shown")
-
-
-def test_label_generation_by_batches() -> None:
-    module = load("label_generation", "numpy", "pandas")
-    events = [(at, event) for at, event in clicks(9, 400) if at < 9 * MINUTE]
-    results = []
-    for function in (module.labels, module.labels_by_batch):
-        harness = Harness(function, input=CLICKS, key=["user", "item"])
-        harness.push_batch([event for _, event in events], [at for at, _ in events])
-        harness.finish()
-        results.append(sorted(harness.output()))
-    assert results[0] == results[1] == expected_labels(events)
 
 
 def test_last_items() -> None:
@@ -135,10 +122,15 @@ def test_dynamic_rules() -> None:
     harness.broadcast(("large", "amount", 100.0, 1))
     harness.push_batch([("ann", 500.0), ("bob", 500.0), ("ann", 5.0), ("ann", 600.0)])
     assert harness.output() == [("ann", "large", 600.0)]
-    harness.broadcast(("large", None, None, None))
+    harness.push(("eve", None))  # no value passes no limit, not even one below zero
+    harness.broadcast(("large", None, None, None), ("refund", "amount", -10.0, 0))
+    harness.push(("eve", None))
+    assert harness.output() == []
+    harness.broadcast(("refund", None, None, None))
     harness.push_batch([("bob", 500.0), ("bob", 500.0)])
     assert harness.output() == []
-    assert harness.side_output(module.CHANGES) == [("large", "set"), ("large", "dropped")]
+    changes = [("large", "set"), ("large", "dropped"), ("refund", "set"), ("refund", "dropped")]
+    assert harness.side_output(module.CHANGES) == changes
 
 
 def test_user_profiles() -> None:
@@ -158,6 +150,22 @@ def test_user_profiles() -> None:
     assert harness.side_output("quiet") == [("EWR", 1, "ORD", 3.0)]
     harness.finish()
     assert harness.side_output("quiet") == [("JFK", 3, "SFO", 15.0)]
+
+
+@pytest.mark.parametrize("rows_per_watermark", [1, 3])
+def test_quiet_days_do_not_depend_on_watermarks(rows_per_watermark: int) -> None:
+    module = load("user_profiles")
+    flights = {"origin": "string", "dest": "string", "dep_delay": "double"}
+    harness = Harness(module.profiles, input=flights, key="origin")
+    events = [(0, ("JFK", "LAX", 1.0)), (2 * module.DAY, ("JFK", "LAX", 3.0)), (3 * module.DAY, ("JFK", "SFO", 2.0))]
+    for start in range(0, len(events), rows_per_watermark):
+        part = events[start : start + rows_per_watermark]
+        harness.advance_watermark(part[0][0] - 1)
+        harness.push_batch([event for _, event in part], [at for at, _ in part])
+    harness.finish()
+    quiet = [("JFK", 1, "LAX", 1.0), ("JFK", 2, "LAX", 2.0), ("JFK", 3, "LAX", 2.0)]
+    assert harness.side_output("quiet") == quiet
+    assert len(harness.output()) == 3 and not harness.timers()
 
 
 def test_user_profiles_of_flights() -> None:

@@ -19,12 +19,16 @@ from pillion import (
     MapFunction,
     MapState,
     MapStateDescriptor,
+    PillionError,
     ReduceFunction,
+    Row,
     Ttl,
     ValueState,
     ValueStateDescriptor,
     process,
 )
+from pillion._native import Type
+from pillion.stateful.codec import Codec
 from pillion.testing import Harness
 
 
@@ -295,3 +299,21 @@ def test_time_to_live_of_reads_within_a_map() -> None:
     harness.push(("a", -1))
     harness.advance_processing_time(120)
     assert harness.state("m", "a") == {1: 1}
+
+
+@pytest.mark.parametrize("a", [None, 0, 127, 128, -129, True, 1.0, "1"])
+@pytest.mark.parametrize("b", [None, 2**63 - 1, 2**63, "text"])
+@pytest.mark.parametrize("shape", [tuple, lambda ab: Row(a=ab[0], b=ab[1]), lambda ab: Row(b=ab[1], a=ab[0]), list])
+def test_rows_are_checked_alike_by_both_ways(a: Any, b: Any, shape: Any) -> None:
+    """The quick way says what the way through a column says."""
+
+    def checked(codec: Codec) -> Any:
+        try:
+            return codec.check(shape((a, b)))
+        except PillionError as exc:
+            return exc.code, exc.message
+
+    quick, slow = (Codec("cell", Type.parse("row<a tinyint, b bigint not null>"), False) for _ in range(2))
+    assert quick._row is not None
+    slow._row = None
+    assert repr(checked(quick)) == repr(checked(slow))

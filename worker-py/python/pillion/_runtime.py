@@ -15,7 +15,7 @@ from pillion._native import Type, schema_to_ipc
 from pillion.declare import UserDefinedFunction
 from pillion.errors import PillionError
 from pillion.loading import LoadedFunction, Loader
-from pillion.plan import PreparedPlan
+from pillion.plan import FAIL, NULL, SIDE, SKIP, PreparedPlan
 from pillion.signature import Signature, signature_of
 from pillion.stateful.declare import StatefulFunction
 from pillion.stateful.outputs import Output
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 ALLOW_PICKLED_FUNCTIONS = "PILLION_ALLOW_PICKLED_FUNCTIONS"
 """Set to `1` by a sidecar whose configuration allows functions sent by value."""
+
+_ALONE = "use `on_error = fail`, or `null` with a general scalar function"
 
 # The packages that conversions use.
 _PACKAGES = ("numpy", "pandas", "pyarrow", "polars")
@@ -63,11 +65,15 @@ class Runtime:
         """
         calls = []
         descriptions = []
+        on_error = plan.get("on_error") or FAIL
         for call in plan["calls"]:
             loaded = self._loader.load(call["function"])
             udf = loaded.declared
             if isinstance(udf, StatefulFunction):
                 return self._prepare_stateful(loaded, plan)
+            if on_error in (SKIP, SIDE):
+                message = f"`{loaded.label}` keeps no state: only rows of keyed functions can be skipped or sent aside"
+                raise PillionError("plan_invalid", message, hint=_ALONE, function=loaded.label)
             signature = self._signature(loaded, udf, call["function"])
             calls.append((loaded, signature, call["arguments"]))
             descriptions.append(describe(loaded.label, udf, signature))
@@ -75,7 +81,7 @@ class Runtime:
             calls,
             plan["outputs"],
             plan["input"],
-            null_on_error=plan.get("on_error") == 2,
+            null_on_error=on_error == NULL,
             name=plan.get("session_name") or plan.get("session_id") or "",
             descriptions=descriptions,
         )
@@ -109,9 +115,11 @@ class Runtime:
         if len(calls) != 1:
             message = f"`{loaded.label}` is a stateful function, which must be the only call of its plan"
             raise PillionError("plan_invalid", message, function=loaded.label)
-        if plan.get("on_error") == 2:
+        on_error = plan.get("on_error") or FAIL
+        if on_error == NULL:
             message = f"`{loaded.label}` is a stateful function, of which a failing row cannot become null"
-            raise PillionError("plan_invalid", message, hint="use `on_error = fail`", function=loaded.label)
+            hint = "use `on_error = fail`, `skip` or `side`"
+            raise PillionError("plan_invalid", message, hint=hint, function=loaded.label)
         loaded.metrics.limit = plan.get("max_metric_series") or loaded.metrics.limit
         return PreparedProcess(
             loaded,
@@ -119,6 +127,7 @@ class Runtime:
             plan.get("keys"),
             result_type=calls[0]["function"].get("result_type") or None,
             name=plan.get("session_name") or plan.get("session_id") or "",
+            on_error=on_error,
         )
 
     def _signature(self, loaded: LoadedFunction, udf: UserDefinedFunction, function: Mapping[str, Any]) -> Signature:

@@ -48,13 +48,19 @@ def to_series(function: str, column: Column, index: Any) -> Any:
 
 def to_frame(function: str, batch: Batch) -> Any:
     """`batch` as a `pandas.DataFrame` of its own memory. Raises `unsupported_type`."""
-    index, names = index_of(batch.num_rows), batch.names
+    index = index_of(batch.num_rows)
     columns = [_frame_column(function, column, index) for column in batch.columns]
-    if len(set(names)) == len(names):
-        return pd.DataFrame(dict(zip(names, columns)), index=index, copy=False)
     frame = pd.DataFrame(dict(enumerate(columns)), index=index, copy=False)
-    frame.columns = names
+    frame.columns = _names(tuple(batch.names)).view()
     return frame
+
+
+@lru_cache(maxsize=64)
+def _names(names: tuple[str, ...]) -> Any:
+    """Names of columns as pandas keeps them. Frames get views, which share the table that columns are found by: making
+    it takes longer than all else about a small frame.
+    """
+    return pd.Index(names)
 
 
 def _frame_column(function: str, column: Column, index: Any) -> Any:
@@ -93,11 +99,11 @@ def from_frame(function: str, result: Any, fields: list[tuple[str, Type]]) -> Ba
     given = list(result.columns)
     unnamed = given == list(range(len(names)))  # made from arrays: taken by position
     order = range(len(names)) if unnamed else positions(function, names, given)
-    by_name = result.columns.is_unique  # the faster way to a column
-    columns = []
-    for position, (name, wanted) in zip(order, fields):
-        series = result[given[position]] if by_name else result.iloc[:, position]
-        columns.append(_column(function, series, wanted, f"column `{name}`"))
+    series = [one for _, one in result.items()]  # by position: nothing has been looked up by name in a new frame
+    columns = [
+        _column(function, series[position], wanted, f"column `{name}`")
+        for position, (name, wanted) in zip(order, fields)
+    ]
     return Batch.from_columns(columns, names, len(result))
 
 

@@ -74,6 +74,16 @@ def raised(function: str, exc: BaseException, *, row: dict[str, Any] | None = No
     return PillionError("function_raised", message, hint=hint, function=function, row=row)
 
 
+def of_row(exc: BaseException) -> bool:
+    """Whether an exception that a call for one row raised is a failure of that row: of the function's own code, and not
+    of what lies beneath it.
+    """
+    if isinstance(exc, PillionError):
+        # With a cause it is not about what the row did: for example, a stored value cannot be unpickled.
+        return exc.__cause__ is None and exc.code in (*_IN_CALL, "result_type", "metric_invalid")
+    return isinstance(exc, Exception)
+
+
 def error_record(exc: BaseException) -> dict[str, Any]:
     """`exc` as the plain data that travels to the host. Never raises for a broken exception."""
     exception = None
@@ -107,6 +117,12 @@ def type_name(exc: BaseException) -> str:
     if cls.__module__ == "builtins":
         return cls.__qualname__
     return f"{display_module(cls.__module__)}.{cls.__qualname__}"
+
+
+def type_and_message(exc: BaseException) -> tuple[str, str]:
+    """Of an error row: the type's name and the whole message, as far as the protocol takes it."""
+    message = exc.message if isinstance(exc, PillionError) else safe_str(exc)
+    return type_name(exc), _cut(message, _MAX_MESSAGE)
 
 
 def display_module(name: str) -> str:

@@ -16,6 +16,10 @@ Source = tuple[str, int]
 """`("column", i)`: an input column; `("call", i)`: the result of an earlier call."""
 
 
+FAIL, NULL, SKIP, SIDE = range(1, 5)
+"""What becomes of a row that raises: `OnError` in `proto/pillion/v1/host.proto`."""
+
+
 class PreparedPlan:
     """Calls in order, each fed from input columns or earlier calls. Made by
     :meth:`pillion._runtime.Runtime.prepare`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,6 +14,9 @@ from pillion.row import make_rows, row_class
 
 Check = Callable[[Any], Any]
 
+_MOST_FIELDS = 8
+"""Rows of more fields are always checked by way of a column."""
+
 # The class of values that come back from a column of this type as they went in.
 _EXACT: dict[str, type] = {
     **dict.fromkeys(("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"), int),
@@ -23,8 +27,40 @@ _EXACT: dict[str, type] = {
 }
 
 
+# Bounds of their values, where they have some.
+_BOUNDS = {
+    f"{'u' * unsigned}int{bits}": (0, 2**bits - 1) if unsigned else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    for unsigned in (False, True)
+    for bits in (8, 16, 32, 64)
+}
+
+
 class _Never:
     """The class of no value."""
+
+
+def _row_check(kind: Type) -> Check | None:
+    """A quick :meth:`Codec.check` of rows whose fields come back as they went in; it gives None for all that is not
+    plainly right. None for a type that has other fields.
+    """
+    fields = kind.children if kind.kind == "struct" else []
+    if not fields or any(field.kind not in _EXACT for _, field in fields):
+        return None
+    own, build = row_class(tuple(name for name, _ in fields)), tuple.__new__
+    allowed = [(_EXACT[field.kind], type(None)) if field.nullable else (_EXACT[field.kind],) for _, field in fields]
+    signatures = set(itertools.product(*allowed)) if len(fields) <= _MOST_FIELDS else set()
+    bounds = [(i, *_BOUNDS[field.kind]) for i, (_, field) in enumerate(fields) if field.kind in _BOUNDS]
+
+    def check(value: Any) -> Any:
+        if (value.__class__ is not tuple and value.__class__ is not own) or tuple(map(type, value)) not in signatures:
+            return None
+        for i, least, most in bounds:
+            one = value[i]
+            if one is not None and not least <= one <= most:
+                return None
+        return build(own, value)
+
+    return check
 
 
 class Codec:
@@ -38,6 +74,9 @@ class Codec:
         """The class of values that :meth:`check` need not see; None if it need not see any."""
         self._what = what
         self._read, self._write = reader(kind), writer(kind)
+        self._row = _row_check(kind)
+        self.immutable = self._row is not None or self.exact not in (None, _Never)
+        """Whether values are known to be of classes that cannot be changed in place."""
 
     def decode(self, column: Column) -> list[Any]:
         """The values; None for null."""
@@ -73,6 +112,8 @@ class Codec:
         """
         if value is None:
             return None
+        if self._row is not None and (row := self._row(value)) is not None:
+            return row
         read, write = self._read, self._write
         try:
             kept = Column.from_pylist([value if write is None else write(value)], self.type).to_pylist()[0]

@@ -8,6 +8,7 @@ from pillion._native import Batch, Column
 from pillion.bundle import APPEND, CLEAR, PUT, REMOVE, TOUCH, UINT8, UINT32, Bundle
 from pillion.cells import BROADCAST, LIST, MAP
 from pillion.errors import PillionError
+from pillion.stateful.codec import Codec
 from pillion.stateful.forms import Form
 from pillion.stateful.store import Cell, Store, undeclared
 
@@ -139,25 +140,23 @@ class States:
     def _values(self, cell: Cell, values: Any, rows: int) -> Column:
         if len(values) != rows:
             raise mismatch(f"values for the cell `{cell.spec.name}`", len(values), rows)
-        if cell.spec.pickled:
-            return cell.codec.encode(list(values))
-        try:
-            return self._form.from_column(values, cell.codec.type)
-        except PillionError as exc:
-            message = f"values do not fit the cell `{cell.spec.name}` of `{cell.codec.type}`"
-            raise PillionError("state_type", message, detail=exc.message) from exc
+        return self._encoded("values", values, cell.codec)
 
     def _subs(self, cell: Cell, entries: Any, rows: int) -> Column:
         if cell.spec.kind != MAP or cell.key_codec is None:
             raise _kind(cell, "append" if cell.spec.kind == LIST else "put")
         if len(entries) != rows:
             raise mismatch(f"entries for the cell `{cell.spec.name}`", len(entries), rows)
-        if cell.spec.pickled_key:
-            return cell.key_codec.encode(list(entries))
+        return self._encoded("keys", entries, cell.key_codec)
+
+    def _encoded(self, what: str, given: Any, codec: Codec) -> Column:
+        """A column of a cell's type."""
+        if codec.pickled:
+            return codec.encode(list(given))
         try:
-            return self._form.from_column(entries, cell.key_codec.type)
+            return self._form.from_column(given, codec.type)
         except PillionError as exc:
-            message = f"keys do not fit the cell `{cell.spec.name}` of `{cell.key_codec.type}`"
+            message = f"{what} do not fit the cell `{codec.cell}` of `{codec.type}`"
             raise PillionError("state_type", message, detail=exc.message) from exc
 
     def _operate(self, cell: Cell, op: int, positions: Column, subs: Column | None = None) -> None:

@@ -6,6 +6,7 @@ import copy
 import functools
 import inspect
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from pillion.cells import Declaration, StateDescriptor
@@ -20,37 +21,31 @@ FUNC_TYPES = ("general", "pandas", "arrow", "numpy")
 
 
 class StatefulFunction:
-    """A stateful function with its declaration. Made by :func:`process`."""
+    """A stateful function with its declaration. Made by :func:`process`, whose arguments `declared` holds."""
 
     kind = "process"
 
-    def __init__(
-        self,
-        target: Any,
-        *,
-        output: object = None,
-        side_outputs: Iterable[OutputTag] = (),
-        cells: Mapping[str, Declaration] | None = None,
-        timers: Iterable[str] = (),
-        broadcast: Iterable[Any] = (),
-        func_type: str | None = None,
-        name: str | None = None,
-    ) -> None:
-        self.target = _instance(target, func_type)
+    def __init__(self, target: Any, declared: Mapping[str, Any] = MappingProxyType({})) -> None:
+        self.target = _instance(target, declared.get("func_type"))
         own = type(target).__name__ if hasattr(self.target, "pillion_stateful") else type(self.target).__name__
-        self.name = name or getattr(target, "__name__", None) or own
+        self.name: str = declared.get("name") or getattr(target, "__name__", None) or own
         self.form: str = self.target.pillion_stateful
         self.func_type = str(getattr(self.target, "func_type", "general"))
         self.deterministic = True
         self.__doc__ = _doc_of(target)
         _check(self.name, self.target, self.func_type)
-        declared = output if output is not None else getattr(self.target, "output", None)
-        self.output: Output | None = None if declared is None else Output.of(declared)
-        tags = [*side_outputs, *getattr(self.target, "side_outputs", ())]
-        self.side_outputs = [(tag, Output.of(_type_of(tag))) for tag in dict.fromkeys(tags)]
-        self.timers = list(dict.fromkeys([*timers, *getattr(self.target, "timers", ())]))
-        self.cells = dict(cells or {})
-        self.broadcast = [*broadcast, *getattr(self.target, "broadcast", ())]
+        output = declared.get("output")
+        if output is None:
+            output = getattr(self.target, "output", None)
+        self.output: Output | None = None if output is None else Output.of(output)
+
+        def both(what: str) -> list[Any]:
+            return [*declared.get(what, ()), *getattr(self.target, what, ())]
+
+        self.side_outputs = [(tag, Output.of(_type_of(tag))) for tag in dict.fromkeys(both("side_outputs"))]
+        self.timers = list(dict.fromkeys(both("timers")))
+        self.cells: dict[str, Declaration] = dict(declared.get("cells") or {})
+        self.broadcast = both("broadcast")
         self.store: Store | None = None
 
     def copy(self) -> StatefulFunction:
@@ -125,8 +120,8 @@ def process(
         "name": name,
     }
     if target is None:
-        return functools.partial(StatefulFunction, **declared)
-    return StatefulFunction(target, **declared)
+        return functools.partial(StatefulFunction, declared=declared)
+    return StatefulFunction(target, declared)
 
 
 class _Plain(KeyedProcessFunction):

@@ -110,6 +110,15 @@ class Outputs:
         """Add to a side output."""
         self.side_values[self.position(tag)].append(value)
 
+    def mark(self) -> list[int]:
+        """How much there is, for :meth:`undo`."""
+        return [len(self.values), *map(len, self.side_values)]
+
+    def undo(self, mark: list[int]) -> None:
+        """Take back what was added since."""
+        for values, length in zip((self.values, *self.side_values), mark):
+            del values[length:]
+
     def position(self, tag: OutputTag | str) -> int:
         """Which side output a tag means. Raises `result_type` if it was not declared."""
         name = tag if isinstance(tag, str) else tag.tag_id

@@ -11,10 +11,12 @@ from pillion.convert_rows import to_values
 from pillion.errors import PillionError
 from pillion.functions import OutputTag
 from pillion.loading import LoadedFunction
+from pillion.plan import FAIL, SIDE, SKIP
 from pillion.row import make_rows
 from pillion.stateful.adapters import CO, KEYED, calls_of
 from pillion.stateful.context import Context, TimerService
 from pillion.stateful.declare import StatefulFunction
+from pillion.stateful.failing import RowFailures, check_on_error, error_outputs
 from pillion.stateful.outputs import ROW, Fields, Output, Outputs
 from pillion.stateful.rows import RowEngine
 from pillion.stateful.store import Store
@@ -47,8 +49,11 @@ class PreparedProcess:
         *,
         result_type: object = None,
         name: str = "",
+        on_error: int = FAIL,
     ) -> None:
-        """`keys` are the key columns; empty for a session without a key, None if nothing is known about it."""
+        """`keys` are the key columns; empty for a session without a key, None if nothing is known about it. `on_error`
+        says what becomes of a row that raises: `FAIL`, `SKIP` or `SIDE`.
+        """
         label, function = loaded.label, loaded.declared
         if not isinstance(function, StatefulFunction):
             raise PillionError("plan_invalid", f"`{label}` is no stateful function", function=label)
@@ -58,6 +63,7 @@ class PreparedProcess:
         self._function, self._label = function, label
         elements = [one if isinstance(one, Output) else Output(one, ROW) for one in inputs]
         _check_plan(function, label, elements, keys)
+        check_on_error(function, label, on_error)
         loaded.open()
         self.store = _store_of(function).extended()
         self._service = TimerService(self.store.cursor)
@@ -65,7 +71,12 @@ class PreparedProcess:
         main = self._main(function, elements[0], result_type)
         self.main = main
         sides = [(tag, _side(function, tag, one, elements[0])) for tag, one in function.side_outputs]
+        first_error, sides = len(sides), sides + (error_outputs(label, elements, sides) if on_error == SIDE else [])
         self.outputs = Outputs(label, main, sides)
+        self._failures: RowFailures | None = None
+        if on_error in (SKIP, SIDE):
+            where = first_error if on_error == SIDE else None
+            self._failures = RowFailures(label, loaded.metrics, self.outputs, where)
         self._engine = self._make_engine(elements)
         self.store.sealed = True
         self.output: Fields = main.fields
@@ -81,6 +92,8 @@ class PreparedProcess:
         service.timers.operations = {}
         outputs.begin()
         self._context._keys = _Keys(bundle)
+        if self._failures is not None:
+            bundle.fetch = self._failures.fetching(bundle.fetch)
         store.enter(bundle, self._engine.spaced)
         try:
             user_ns = self._engine.run(bundle)
@@ -116,7 +129,7 @@ class PreparedProcess:
 
             return WindowEngine(self._label, function.target, self._context, elements, self.outputs)
         calls = calls_of(function.form, function.target, self.store, elements[0])
-        return RowEngine(self._label, calls, self._context, elements, self.outputs)
+        return RowEngine(self._label, calls, self._context, elements, self.outputs, self._failures)
 
 
 class _Keys:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from time import perf_counter_ns
 from typing import Any, NoReturn
 
@@ -10,8 +10,9 @@ from pillion._native import Batch
 from pillion.bundle import EVENT, Bundle
 from pillion.errors import PillionError, failed_row, raised, safe_repr
 from pillion.functions import TimeDomain
-from pillion.stateful.adapters import Calls
+from pillion.stateful.adapters import Call, Calls
 from pillion.stateful.context import Context
+from pillion.stateful.failing import RowFailures
 from pillion.stateful.outputs import Output, Outputs
 
 _DOMAINS = {True: TimeDomain.EVENT_TIME, False: TimeDomain.PROCESSING_TIME}
@@ -22,8 +23,18 @@ class RowEngine:
 
     spaced = False
 
-    def __init__(self, label: str, calls: Calls, context: Context, inputs: Sequence[Output], outputs: Outputs) -> None:
+    def __init__(
+        self,
+        label: str,
+        calls: Calls,
+        context: Context,
+        inputs: Sequence[Output],
+        outputs: Outputs,
+        failures: RowFailures | None = None,
+    ) -> None:
+        """With `failures`, rows that raise are theirs; without, they fail the bundle."""
         self._label = label
+        self._failures = failures
         self._calls = calls
         self._context = context
         self._cursor = context._cursor
@@ -52,8 +63,11 @@ class RowEngine:
             keys = bundle.key_index.to_pylist()
         if bundle.timestamps is not None:
             stamps = bundle.timestamps.to_pylist()
-        context, cursor, outputs = self._context, self._cursor, self._outputs
+        outputs = self._outputs
         take = outputs.take if outputs.sides else outputs.values.extend
+        if self._failures is not None:
+            return self._one_by_one(self._failures, bundle, rows, zip(values, keys, stamps), call, take)
+        context, cursor = self._context, self._cursor
         index, value = 0, None
         started = perf_counter_ns()
         try:
@@ -66,6 +80,34 @@ class RowEngine:
         except BaseException as exc:  # noqa: BLE001 - whatever it is, it is the function's
             self._raise_row(exc, rows, index)
         return perf_counter_ns() - started
+
+    def _one_by_one(
+        self,
+        failures: RowFailures,
+        bundle: Bundle,
+        rows: Batch,
+        each: Iterable[tuple[Any, Any, Any]],
+        call: Call,
+        take: Callable[[Iterable[Any]], None],
+    ) -> int:
+        """Call the function for rows that may fail alone."""
+        context, cursor = self._context, self._cursor
+        failures.enter(bundle, context._store, context.timer_service())
+        started = perf_counter_ns()
+        for index, (value, k, stamp) in enumerate(each):
+            cursor.k = k
+            context._stamp = stamp
+            failures.begin()
+            try:
+                results = call(value, context)
+                if results is not None:
+                    take(results)
+            except BaseException as exc:  # noqa: BLE001 - whatever it is, it is the function's
+                if not failures.take(index, exc):
+                    self._raise_row(exc, rows, index)
+        elapsed = perf_counter_ns() - started
+        failures.leave(bundle, rows)
+        return elapsed
 
     def _timers(self, bundle: Bundle, timers: Batch) -> int:
         on_timer = self._calls.on_timer

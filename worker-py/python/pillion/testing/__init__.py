@@ -34,6 +34,7 @@ from pillion.convert_rows import from_values, to_values
 from pillion.errors import PillionError
 from pillion.functions import OutputTag
 from pillion.loading import LoadedFunction
+from pillion.plan import FAIL, SIDE, SKIP
 from pillion.stateful.declare import StatefulFunction
 from pillion.stateful.outputs import Output
 from pillion.stateful.prepare import PreparedProcess
@@ -42,6 +43,9 @@ from pillion.testing.model import CellModel, Key, Timer, TimerModel
 __all__ = ["Harness", "Timer"]
 
 Keys = "str | Sequence[str] | Callable[[Any], Any] | None"
+
+
+_ON_ERROR = {"fail": FAIL, "skip": SKIP, "side": SIDE}
 
 
 class Harness:
@@ -60,6 +64,8 @@ class Harness:
         timers_per_bundle: how many timers fire in one call.
         deferred: cells whose values never come with the bundle, but are fetched.
         page: how many elements or entries of a list or map are fetched at a time; all, unless this says so.
+        on_error: what becomes of a row that raises: it fails its bundle (`"fail"`); it is left out, and what it did is
+            undone (`"skip"`); or besides it goes to the side output `pillion.errors` (`"side"`).
     """
 
     def __init__(
@@ -75,6 +81,7 @@ class Harness:
         timers_per_bundle: int = 2**31,
         deferred: Iterable[str] = (),
         page: int | None = None,
+        on_error: str = "fail",
     ) -> None:
         declared = function if isinstance(function, StatefulFunction) else StatefulFunction(function)
         self._inputs = [Output.of(one) for one in (input if isinstance(input, list) else [input])]
@@ -82,8 +89,14 @@ class Harness:
         self._key_of = [_key_reader(key[i] if several else key, one) for i, one in enumerate(self._inputs)]
         self._key_fields = _key_fields(key[0] if several else key, self._inputs[0], key_type)
         label = declared.name
+        if on_error not in _ON_ERROR:
+            raise ValueError(f"on_error is one of {', '.join(_ON_ERROR)}, not {on_error!r}")
         self.prepared = PreparedProcess(
-            LoadedFunction(label, declared), self._inputs, self._key_fields, result_type=output
+            LoadedFunction(label, declared),
+            self._inputs,
+            self._key_fields,
+            result_type=output,
+            on_error=_ON_ERROR[on_error],
         )
         self.cells = {one["name"]: CellModel(one) for one in self.prepared.cells}
         self.timer_model = TimerModel()

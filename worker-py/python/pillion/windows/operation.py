@@ -168,7 +168,7 @@ def window(
     )
     tags = [*side_outputs, *(() if late is None else (late,))]
     shown = name or _name_of(process or aggregate or reduce)
-    made = StatefulFunction(operation, output=output, side_outputs=tags, name=shown)
+    made = StatefulFunction(operation, {"output": output, "side_outputs": tags, "name": shown})
     made.__doc__ = inspect.getdoc(process) if inspect.isroutine(process) else None
     return made
 

@@ -67,7 +67,70 @@ class Trigger(Generic[T, W]):
         """Called when the window is dropped: delete timers and state."""
 
 
-class EventTimeTrigger(Trigger[Any, Any]):
+class _EventTime:
+    """What triggers that go by event time do with it."""
+
+    @staticmethod
+    def _now(ctx: Any) -> int:
+        return int(ctx.get_current_watermark())
+
+    @staticmethod
+    def _register(ctx: Any, time: int) -> None:
+        ctx.register_event_time_timer(time)
+
+    @staticmethod
+    def _delete(ctx: Any, time: int) -> None:
+        ctx.delete_event_time_timer(time)
+
+
+class _ProcessingTime:
+    """The same for the clock."""
+
+    @staticmethod
+    def _now(ctx: Any) -> int:
+        return int(ctx.get_current_processing_time())
+
+    @staticmethod
+    def _register(ctx: Any, time: int) -> None:
+        ctx.register_processing_time_timer(time)
+
+    @staticmethod
+    def _delete(ctx: Any, time: int) -> None:
+        ctx.delete_processing_time_timer(time)
+
+
+class _Timed(Trigger[Any, Any]):
+    """Sets timers of one of the two."""
+
+    def can_merge(self) -> bool:
+        return True
+
+    def _now(self, ctx: Any) -> int:
+        raise NotImplementedError
+
+    def _register(self, ctx: Any, time: int) -> None:
+        raise NotImplementedError
+
+    def _delete(self, ctx: Any, time: int) -> None:
+        raise NotImplementedError
+
+
+class _AtEnd(_Timed):
+    @classmethod
+    def create(cls) -> Any:
+        """The trigger."""
+        return cls()
+
+    def on_merge(self, window: Any, ctx: Any) -> None:
+        end = window.max_timestamp()
+        if end > self._now(ctx):
+            self._register(ctx, end)
+
+    def clear(self, window: Any, ctx: Any) -> None:
+        self._delete(ctx, window.max_timestamp())
+
+
+class EventTimeTrigger(_EventTime, _AtEnd):
     """Fires when the watermark passes the end."""
 
     def on_element(self, element: Any, timestamp: int, window: Any, ctx: Any) -> TriggerResult:
@@ -80,24 +143,8 @@ class EventTimeTrigger(Trigger[Any, Any]):
     def on_event_time(self, time: int, window: Any, ctx: Any) -> TriggerResult:
         return FIRE if time == window.max_timestamp() else CONTINUE
 
-    def can_merge(self) -> bool:
-        return True
 
-    def on_merge(self, window: Any, ctx: Any) -> None:
-        end = window.max_timestamp()
-        if end > ctx.get_current_watermark():
-            ctx.register_event_time_timer(end)
-
-    def clear(self, window: Any, ctx: Any) -> None:
-        ctx.delete_event_time_timer(window.max_timestamp())
-
-    @staticmethod
-    def create() -> EventTimeTrigger:
-        """The trigger."""
-        return EventTimeTrigger()
-
-
-class ProcessingTimeTrigger(Trigger[Any, Any]):
+class ProcessingTimeTrigger(_ProcessingTime, _AtEnd):
     """Fires when the clock passes the end."""
 
     def on_element(self, element: Any, timestamp: int, window: Any, ctx: Any) -> TriggerResult:
@@ -107,24 +154,8 @@ class ProcessingTimeTrigger(Trigger[Any, Any]):
     def on_processing_time(self, time: int, window: Any, ctx: Any) -> TriggerResult:
         return FIRE
 
-    def can_merge(self) -> bool:
-        return True
 
-    def on_merge(self, window: Any, ctx: Any) -> None:
-        end = window.max_timestamp()
-        if end > ctx.get_current_processing_time():
-            ctx.register_processing_time_timer(end)
-
-    def clear(self, window: Any, ctx: Any) -> None:
-        ctx.delete_processing_time_timer(window.max_timestamp())
-
-    @staticmethod
-    def create() -> ProcessingTimeTrigger:
-        """The trigger."""
-        return ProcessingTimeTrigger()
-
-
-class _Continuous(Trigger[Any, Any]):
+class _Continuous(_Timed):
     def __init__(self, interval: int) -> None:
         invalid(interval <= 0, f"`{type(self).__name__}` needs a positive interval")
         self.interval = interval
@@ -134,9 +165,6 @@ class _Continuous(Trigger[Any, Any]):
     def of(cls, interval: Any) -> Any:
         """A trigger that fires at multiples of this time."""
         return cls(milliseconds(interval))
-
-    def can_merge(self) -> bool:
-        return True
 
     def on_merge(self, window: Any, ctx: Any) -> None:
         ctx.merge_partitioned_state(self.state_desc)
@@ -151,19 +179,29 @@ class _Continuous(Trigger[Any, Any]):
             self._delete(ctx, time)
             state.clear()
 
+    def _begin(self, time: int, window: Any, ctx: Any) -> TriggerResult:
+        """An element has come: the first one of the window begins the intervals."""
+        state = ctx.get_partitioned_state(self.state_desc)
+        if state.get() is None:
+            self._next(time - time % self.interval, window, ctx, state)
+        return CONTINUE
+
+    def _go_on(self, time: int, window: Any, ctx: Any) -> TriggerResult:
+        """A timer has fired: if it is that of the interval, the next one begins."""
+        state = ctx.get_partitioned_state(self.state_desc)
+        if state.get() != time:
+            return CONTINUE
+        state.clear()
+        self._next(time, window, ctx, state)
+        return FIRE
+
     def _next(self, time: int, window: Any, ctx: Any, state: Any) -> None:
         following = min(time + self.interval, window.max_timestamp())
         state.add(following)
         self._register(ctx, following)
 
-    def _register(self, ctx: Any, time: int) -> None:
-        raise NotImplementedError
 
-    def _delete(self, ctx: Any, time: int) -> None:
-        raise NotImplementedError
-
-
-class ContinuousEventTimeTrigger(_Continuous):
+class ContinuousEventTimeTrigger(_EventTime, _Continuous):
     """Fires at intervals of event time, and at the end."""
 
     def on_element(self, element: Any, timestamp: int, window: Any, ctx: Any) -> TriggerResult:
@@ -171,51 +209,20 @@ class ContinuousEventTimeTrigger(_Continuous):
         if end <= ctx.get_current_watermark():
             return FIRE
         ctx.register_event_time_timer(end)
-        state = ctx.get_partitioned_state(self.state_desc)
-        if state.get() is None:
-            self._next(timestamp - timestamp % self.interval, window, ctx, state)
-        return CONTINUE
+        return self._begin(timestamp, window, ctx)
 
     def on_event_time(self, time: int, window: Any, ctx: Any) -> TriggerResult:
-        if time == window.max_timestamp():
-            return FIRE
-        state = ctx.get_partitioned_state(self.state_desc)
-        if state.get() != time:
-            return CONTINUE
-        state.clear()
-        self._next(time, window, ctx, state)
-        return FIRE
-
-    def _register(self, ctx: Any, time: int) -> None:
-        ctx.register_event_time_timer(time)
-
-    def _delete(self, ctx: Any, time: int) -> None:
-        ctx.delete_event_time_timer(time)
+        return FIRE if time == window.max_timestamp() else self._go_on(time, window, ctx)
 
 
-class ContinuousProcessingTimeTrigger(_Continuous):
+class ContinuousProcessingTimeTrigger(_ProcessingTime, _Continuous):
     """Fires at intervals of the clock."""
 
     def on_element(self, element: Any, timestamp: int, window: Any, ctx: Any) -> TriggerResult:
-        state = ctx.get_partitioned_state(self.state_desc)
-        now = ctx.get_current_processing_time()
-        if state.get() is None:
-            self._next(now - now % self.interval, window, ctx, state)
-        return CONTINUE
+        return self._begin(ctx.get_current_processing_time(), window, ctx)
 
     def on_processing_time(self, time: int, window: Any, ctx: Any) -> TriggerResult:
-        state = ctx.get_partitioned_state(self.state_desc)
-        if state.get() != time:
-            return CONTINUE
-        state.clear()
-        self._next(time, window, ctx, state)
-        return FIRE
-
-    def _register(self, ctx: Any, time: int) -> None:
-        ctx.register_processing_time_timer(time)
-
-    def _delete(self, ctx: Any, time: int) -> None:
-        ctx.delete_processing_time_timer(time)
+        return self._go_on(time, window, ctx)
 
 
 class CountTrigger(Trigger[Any, Any]):

@@ -1,29 +1,9 @@
 """The DataStream API."""
 
+from pillion.pyflink.datastream import functions
 from pillion.pyflink.datastream.connected import BroadcastStream, ConnectedStreams
 from pillion.pyflink.datastream.data_stream import DataStream, KeyedStream, WindowedStream
-from pillion.pyflink.datastream.functions import (
-    AggregateFunction,
-    AllWindowFunction,
-    BroadcastProcessFunction,
-    CoFlatMapFunction,
-    CoMapFunction,
-    CoProcessFunction,
-    FilterFunction,
-    FlatMapFunction,
-    KeyedBroadcastProcessFunction,
-    KeyedCoProcessFunction,
-    KeyedProcessFunction,
-    KeySelector,
-    MapFunction,
-    ProcessAllWindowFunction,
-    ProcessFunction,
-    ProcessWindowFunction,
-    ReduceFunction,
-    RuntimeContext,
-    TimerService,
-    WindowFunction,
-)
+from pillion.pyflink.datastream.functions import *  # noqa: F403 - the same names, all of them
 from pillion.pyflink.datastream.output_tag import OutputTag
 from pillion.pyflink.datastream.stream_execution_environment import StreamExecutionEnvironment
 from pillion.pyflink.datastream.time_domain import TimeDomain
@@ -39,40 +19,21 @@ from pillion.pyflink.datastream.window import (
 )
 
 __all__ = [
-    "AggregateFunction",
-    "AllWindowFunction",
-    "BroadcastProcessFunction",
     "BroadcastStream",
-    "CoFlatMapFunction",
-    "CoMapFunction",
-    "CoProcessFunction",
     "ConnectedStreams",
     "CountWindow",
     "DataStream",
-    "FilterFunction",
-    "FlatMapFunction",
     "GlobalWindow",
-    "KeySelector",
-    "KeyedBroadcastProcessFunction",
-    "KeyedCoProcessFunction",
-    "KeyedProcessFunction",
     "KeyedStream",
-    "MapFunction",
     "MergingWindowAssigner",
     "OutputTag",
-    "ProcessAllWindowFunction",
-    "ProcessFunction",
-    "ProcessWindowFunction",
-    "ReduceFunction",
-    "RuntimeContext",
     "StreamExecutionEnvironment",
     "TimeDomain",
     "TimeWindow",
-    "TimerService",
     "Trigger",
     "TriggerResult",
     "Window",
     "WindowAssigner",
-    "WindowFunction",
     "WindowedStream",
 ]
+__all__ += functions.__all__

@@ -267,8 +267,9 @@ def _declared(func: Any, output_type: Any, tags: list[OutputTag], broadcast: tup
     if isinstance(func, StatefulFunction):
         known = [tag for tag, _ in func.side_outputs]
         tags = [*known, *(one for one in tags if one not in known)]
-        return StatefulFunction(func.target, name=func.name, output=output_type or PICKLED, side_outputs=tags)
-    return StatefulFunction(func, output=output_type or PICKLED, side_outputs=tags, broadcast=broadcast)
+        declared = {"name": func.name, "output": output_type or PICKLED, "side_outputs": tags}
+        return StatefulFunction(func.target, declared)
+    return StatefulFunction(func, {"output": output_type or PICKLED, "side_outputs": tags, "broadcast": broadcast})
 
 
 def _harness(

