@@ -6,7 +6,7 @@ use crate::{
     error::{Code, Error, Result},
     pool::{Pool, PoolLimits},
     server::fn_service::FnEndpoint,
-    session::{self, Ids, OpenRequest, Session},
+    session::{self, Ids, OpenRequest, Session, Stores, claims::Claims},
     worker::{
         WorkerFactory,
         process::{LaunchLimits, LaunchSpec, Launcher, OutputLimits, link::ProcessFactory, ring_door::Memory},
@@ -30,6 +30,7 @@ pub struct Engine {
     environments: Environments,
     endpoint: FnEndpoint,
     memory: Arc<Memory>,
+    stores: Stores,
     pools: Mutex<HashMap<String, Arc<Pool>>>,
     sessions: Mutex<HashMap<String, Weak<Session>>>,
     /// Sessions that are being opened; changed under the lock of `sessions`.
@@ -55,6 +56,7 @@ impl Engine {
             environments: Environments::new(&config)?,
             endpoint: FnEndpoint::bind(&config.runtime_dir, &config.limits, &memory)?,
             memory,
+            stores: Stores { config: config.state.clone(), claims: Claims::default() },
             config,
             pools: Mutex::default(),
             sessions: Mutex::default(),
@@ -104,7 +106,7 @@ impl Engine {
         };
         let opening = self.reserve()?;
         let (environment, pool) = self.pool(environment).await?;
-        let session = session::open(pool, request, ids, (&environment.id, environment.trusted), &self.config.limits).await?;
+        let session = session::open(pool, request, ids, (&environment.id, environment.trusted), &self.config.limits, &self.stores).await?;
         let mut sessions = self.sessions();
         // A drain that began meanwhile does not know of this session.
         self.refuse_while_draining()?;

@@ -33,4 +33,4 @@ pub mod worker;
 pub use config::Config;
 pub use environment::EnvironmentSpec;
 pub use error::{Code, Error, Result};
-pub use host::{Event, FunctionRef, KeyedInput, KeyedOptions, Output, Pillion, Plan, Session, SessionOptions};
+pub use host::{Checkpoint, Event, FunctionRef, KeyedInput, KeyedOptions, Output, Pillion, Plan, Session, SessionOptions, Store};

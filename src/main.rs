@@ -55,7 +55,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Serve(args) => cli::serve::serve(args, &log).await,
             Command::Run(args) => {
                 telemetry::for_command(&log)?;
-                cli::run::run(args).await
+                cli::run::run(*args).await
             }
             Command::Check(args) => {
                 telemetry::for_command(&log)?;
@@ -64,6 +64,10 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Bench(args) => {
                 telemetry::for_command(&log)?;
                 cli::bench::bench(args).await
+            }
+            Command::State(args) => {
+                telemetry::for_command(&log)?;
+                cli::state::state(args).await
             }
             Command::Completions(_) => Ok(()),
         }

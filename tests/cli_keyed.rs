@@ -5,7 +5,7 @@
 #[path = "support/cli.rs"]
 mod cli;
 
-use cli::Place;
+use cli::{Place, example, pandas};
 
 #[test]
 fn a_function_with_state_shows_what_it_keeps() {
@@ -41,4 +41,32 @@ fn a_function_with_state_runs_over_a_file() {
     place.fails(&format!("run {functions}:Split --input in.csv --output no.csv --key-by key --side other=o.csv"), 2, &["other", "large"]);
     place.fails("run f.py:double --input in.csv --output no.csv --key-by key", 2, &["--key-by", "keeps no state"]);
     assert!(!place.path("no.csv").exists());
+}
+
+#[test]
+fn windows_run_over_a_file() {
+    let place = Place::new();
+    // A visit each twenty seconds, of two users in turn, out of order by a few seconds.
+    let visits: Vec<_> = (0..60i64).map(|visit| (visit % 2 + 1, visit, visit * 20_000 - visit % 3 * 3000 + 6000)).collect();
+    let lines: String = visits.iter().map(|(user, item, at)| format!("{user},{item},{at}\n")).collect();
+    place.write("visits.csv", &format!("user,item,at\n{lines}"));
+    let run = |function: &str| {
+        let function = format!("{}:{function}", example("last_items.py"));
+        let output = format!("--output {function}.jsonl", function = function.rsplit(':').next().unwrap());
+        place.ok(&format!(
+            "run {function} --input visits.csv {output} --key-by user --event-time at --watermark-delay 10s --batch-rows 7 {}",
+            pandas()
+        ));
+        let path = place.path(output.split(' ').nth(1).unwrap());
+        let mut rows: Vec<_> = std::fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect();
+        rows.sort();
+        rows
+    };
+    let rows = run("last_items");
+    assert_eq!(rows, run("last_items_incremental"));
+    // Each visit lies in ten windows of five minutes, one of which begins every 30 seconds.
+    let windows: std::collections::BTreeSet<_> =
+        visits.iter().flat_map(|(user, _, at)| (0..10).map(move |back| (*user, at / 30_000 - back))).collect();
+    assert_eq!(rows.len(), windows.len(), "{rows:?}");
+    assert!(rows.iter().any(|row| row.contains(r#""user":1,"window_end":600000,"items":[20,22,24,26,28]"#)), "{rows:?}");
 }

@@ -3,134 +3,14 @@
 
 mod support;
 
-use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, cast::AsArray, types::Int64Type};
-use pillion::{Code, Error, Event, KeyedOptions, Plan, Session, host::SessionBuilder};
+use arrow_array::{ArrayRef, Int64Array, RecordBatch};
+use pillion::{Code, KeyedOptions, Plan};
 use proptest::prelude::*;
-use rustix::process::{Pid, Signal, kill_process};
-use std::{collections::BTreeMap, sync::Arc};
-use support::{Mode, Rig, everywhere, function_in, in_mode, worker_pids};
-
-/// Rows of (key, value, event time).
-fn rows(rows: &[(i64, i64, i64)]) -> RecordBatch {
-    let column = |values: Vec<i64>| Arc::new(Int64Array::from(values)) as ArrayRef;
-    let at = |pick: fn(&(i64, i64, i64)) -> i64| column(rows.iter().map(pick).collect());
-    RecordBatch::try_from_iter_with_nullable([
-        ("key", at(|row| row.0), true),
-        ("value", at(|row| row.1), true),
-        ("time", at(|row| row.2), true),
-    ])
-    .unwrap()
-}
-
-fn keyed(rig: &Rig, name: &str, options: KeyedOptions) -> SessionBuilder {
-    rig.pillion.session(Plan::map(function_in("stateful.py", name))).input(rows(&[]).schema()).keyed(options)
-}
-
-async fn open(rig: &Rig, name: &str, options: KeyedOptions) -> Session {
-    keyed(rig, name, options).open().await.unwrap_or_else(|error| panic!("`{name}` did not open: {error:?}"))
-}
-
-fn by_key() -> KeyedOptions {
-    KeyedOptions::by(["key"]).event_time("time")
-}
-
-/// The rows of a batch of integers; null is the least.
-fn table(batch: &RecordBatch) -> Vec<Vec<i64>> {
-    let columns: Vec<_> = batch.columns().iter().map(|column| column.as_primitive::<Int64Type>()).collect();
-    let value = |column: &Int64Array, row| if column.is_null(row) { i64::MIN } else { column.value(row) };
-    (0..batch.num_rows()).map(|row| columns.iter().map(|column| value(column, row)).collect()).collect()
-}
-
-/// What is sent.
-#[derive(Clone, Debug)]
-enum Step {
-    Rows(Vec<(i64, i64, i64)>),
-    Watermark(i64),
-    Clock(i64),
-    /// All workers are killed.
-    Kill,
-}
-
-/// What comes out: rows of (output, row), and marks.
-#[derive(Clone, Debug, PartialEq)]
-enum Seen {
-    Row(String, Vec<i64>),
-    Watermark(i64),
-}
-
-/// Sends the steps, and gives all that comes out.
-async fn run(rig: &Rig, session: Session, steps: &[Step]) -> Result<Vec<Seen>, Error> {
-    let (mut input, mut output) = session.split();
-    let sending = async {
-        for step in steps {
-            let sent = match step {
-                Step::Rows(given) => input.send(rows(given)).await,
-                Step::Watermark(timestamp_ms) => input.watermark(*timestamp_ms).await,
-                Step::Clock(now_ms) => input.processing_time(*now_ms).await,
-                Step::Kill => {
-                    for pid in worker_pids(&rig.pillion).await {
-                        // A pid of 0 is a thread's.
-                        if let Some(pid) = Pid::from_raw(pid) {
-                            let _ = kill_process(pid, Signal::KILL);
-                        }
-                    }
-                    Ok(0)
-                }
-            };
-            if sent.is_err() {
-                return;
-            }
-        }
-        let _ = input.finish().await;
-    };
-    let receiving = async {
-        let mut seen = Vec::new();
-        while let Some(event) = output.next().await {
-            match event? {
-                Event::Output(result) => {
-                    let tag = result.tag.map(|tag| tag.to_string()).unwrap_or_default();
-                    seen.extend(table(&result.batch).into_iter().map(|row| Seen::Row(tag.clone(), row)));
-                }
-                Event::Watermark { timestamp_ms, .. } => seen.push(Seen::Watermark(timestamp_ms)),
-                _ => {}
-            }
-        }
-        Ok(seen)
-    };
-    tokio::join!(sending, receiving).1
-}
-
-fn main_rows(seen: &[Seen]) -> Vec<Vec<i64>> {
-    let row = |seen: &Seen| match seen {
-        Seen::Row(tag, row) if tag.is_empty() => Some(row.clone()),
-        _ => None,
-    };
-    seen.iter().filter_map(row).collect()
-}
-
-/// By key, in the order in which they came.
-fn per_key(rows: &[Vec<i64>]) -> BTreeMap<i64, Vec<Vec<i64>>> {
-    let mut found: BTreeMap<i64, Vec<Vec<i64>>> = BTreeMap::new();
-    for row in rows {
-        found.entry(row[0]).or_default().push(row[1..].to_vec());
-    }
-    found
-}
-
-/// The running sums of a model.
-fn sums(steps: &[Step]) -> BTreeMap<i64, Vec<Vec<i64>>> {
-    let mut totals: BTreeMap<i64, i64> = BTreeMap::new();
-    let mut found: BTreeMap<i64, Vec<Vec<i64>>> = BTreeMap::new();
-    for step in steps {
-        let Step::Rows(rows) = step else { continue };
-        for (key, value, _) in rows {
-            let total = totals.entry(*key).or_default();
-            *total += value;
-            found.entry(*key).or_default().push(vec![*total]);
-        }
-    }
-    found
-}
+use std::sync::Arc;
+use support::{
+    Mode, Rig, everywhere, in_mode,
+    keyed::{Seen, Step, by_key, keyed, main_rows, open, per_key, rows, run, sums},
+};
 
 #[test]
 fn state_is_kept_per_key() {
@@ -154,6 +34,21 @@ fn every_kind_of_cell_is_kept() {
         let seen = per_key(&main_rows(&run(&rig, session, &steps).await.unwrap()));
         assert_eq!(seen[&1], [vec![5, 1, 1], vec![10, 2, 1], vec![16, 3, 2], vec![17, 4, 3]]);
         assert_eq!(seen[&2], [vec![7, 1, 1], vec![14, 2, 1]]);
+        rig.end().await;
+    });
+}
+
+#[test]
+fn maps_and_lists_are_cleared() {
+    everywhere(async |setup| {
+        let rig = Rig::new(setup).await;
+        let steps = [vec![1, 2, 2, 3], vec![0, 5], vec![1, 6], vec![0]].map(|values| {
+            let row = |value| (7, value, 0);
+            Step::Rows(values.into_iter().map(row).collect())
+        });
+        let session = open(&rig, "Purge", by_key()).await;
+        let seen = per_key(&main_rows(&run(&rig, session, &steps).await.unwrap()));
+        assert_eq!(seen[&7], [[1, 1], [2, 2], [2, 3], [3, 4], [0, 0], [1, 1], [2, 2], [3, 3], [0, 0]]);
         rig.end().await;
     });
 }

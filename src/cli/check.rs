@@ -4,23 +4,23 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use arrow_array::RecordBatch;
-use arrow_cast::display::FormatOptions;
-use arrow_cast::pretty::pretty_format_batches_with_options;
 use arrow_select::concat::concat_batches;
 use clap::Args;
+use pillion::config::Flags;
 use pillion::host::{Described, FunctionDescription};
 use pillion::{EnvironmentSpec, Error, FunctionRef, KeyedOptions, Pillion};
 use pillion_wire::ipc;
 
 use super::engine_args::{EngineArgs, function_ref};
 use super::failure::Failure;
-use super::io::{Input, ReadOptions, in_utc};
+use super::io::{Input, ReadOptions};
 use super::progress::Progress;
 use super::run::INFER_ROWS;
 use super::run::bind::signature;
 use super::run::cut::{Cutter, Rule};
 use super::run::plan::{Binding, Wish};
 use super::signals::Signals;
+use super::table::{print, table};
 
 /// Load a function and say what it is; with an input, try it on the first rows.
 ///
@@ -65,7 +65,7 @@ pub async fn check(args: CheckArgs) -> Result<(), Failure> {
     let environment = args.engine.environment()?;
     let options = ReadOptions { batch_rows: args.rows.max(1), infer_rows: INFER_ROWS };
     let input = args.input.as_deref().map(|path| Input::open(path, options)).transpose()?;
-    let pillion = args.engine.pillion(Some(1)).await?;
+    let pillion = args.engine.pillion(Some(1), Flags::default()).await?;
     let outcome = tokio::select! {
         caught = signals.caught() => Err(caught),
         outcome = examine(&args, &pillion, &function, environment, input) => outcome,
@@ -157,13 +157,6 @@ async fn try_on(
     }
 }
 
-/// Rows as a table for people.
-fn table(batch: &RecordBatch) -> Result<String, Failure> {
-    let options = FormatOptions::default().with_null("null");
-    let shown = in_utc(batch).and_then(|batch| pretty_format_batches_with_options(&[batch], &options));
-    shown.map(|table| table.to_string()).map_err(|error| Failure::data(format!("the result cannot be shown: {error}")))
-}
-
 /// What was found, a line per fact.
 fn description(described: &Described) -> String {
     let (function, environment) = (&described.function, &described.environment);
@@ -234,14 +227,5 @@ fn state_facts(function: &FunctionDescription, fact: &mut impl FnMut(&str, &str)
     for (tag, schema) in &function.side_outputs {
         let columns: Vec<_> = schema.fields().iter().map(|field| format!("{} {}", field.name(), field.data_type())).collect();
         fact("side output", &format!("{tag}: {}", columns.join(", ")));
-    }
-}
-
-/// Writes to standard output; a reader that has gone is nobody's concern.
-fn print(text: &str) -> Result<(), Failure> {
-    use std::io::{ErrorKind, Write as _};
-    match writeln!(std::io::stdout(), "{text}") {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::data(format!("standard output cannot be written: {error}"))),
-        _ => Ok(()),
     }
 }

@@ -61,15 +61,14 @@ pub struct EngineArgs {
 }
 
 impl EngineArgs {
-    /// The engine: a connection, or one inside this process with at most `workers` workers.
+    /// The engine: a connection, or one inside this process with at most `workers` workers, and with what `flags` set.
     ///
     /// # Errors
     /// A wrong configuration; an endpoint where no sidecar listens.
-    pub async fn pillion(&self, workers: Option<usize>) -> Result<Pillion, Failure> {
+    pub async fn pillion(&self, workers: Option<usize>, mut flags: Flags) -> Result<Pillion, Failure> {
         if let Some(endpoint) = &self.connect {
             return Ok(Pillion::connect(endpoint).await?);
         }
-        let mut flags = Flags::default();
         flags.set("--workers", "pool.max", workers);
         flags.set("--transport", "shm.enabled", self.transport().map(|transport| transport == Transport::Shm));
         Ok(Pillion::embedded(self.load(&flags)?).await?)
@@ -117,6 +116,11 @@ impl EngineArgs {
         };
         let paths = self.path.iter().map(|path| absolute(path)).collect::<Result<_, _>>()?;
         Ok(EnvironmentSpec { python, requirements, paths, preload: self.preload.clone(), mode: self.mode, ..EnvironmentSpec::default() })
+    }
+
+    /// The sidecar that is used in place of an engine inside this process.
+    pub fn sidecar(&self) -> Option<&str> {
+        self.connect.as_deref()
     }
 
     /// The transport that was asked for; `auto` leaves it to the configuration.

@@ -10,6 +10,8 @@ pub mod progress;
 pub mod run;
 pub mod serve;
 pub mod signals;
+pub mod state;
+pub mod table;
 
 use clap::{Args, Parser, Subcommand};
 use pillion::config::{Flags, LogFormat};
@@ -34,11 +36,13 @@ pub enum Command {
     #[command(after_help = EXIT_STATUS)]
     Serve(serve::ServeArgs),
     #[command(after_help = EXIT_STATUS)]
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     #[command(after_help = EXIT_STATUS)]
     Check(check::CheckArgs),
     #[command(after_help = EXIT_STATUS)]
     Bench(bench::BenchArgs),
+    #[command(after_help = EXIT_STATUS)]
+    State(state::StateArgs),
     #[command(after_help = EXIT_STATUS)]
     Completions(completions::CompletionsArgs),
 }

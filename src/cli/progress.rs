@@ -24,8 +24,11 @@ static ON_SCREEN: Mutex<Option<ProgressBar>> = Mutex::new(None);
 pub struct Progress {
     shown: Shown,
     rows: u64,
+    /// Rows that an earlier run has done.
+    before: u64,
     size: Size,
     started: Instant,
+    note: String,
 }
 
 enum Shown {
@@ -46,7 +49,7 @@ impl Progress {
         } else {
             Shown::Lines { last: Instant::now() }
         };
-        Self { shown, rows: 0, size: Size::Unknown, started: Instant::now() }
+        Self { shown, rows: 0, before: 0, size: Size::Unknown, started: Instant::now(), note: String::new() }
     }
 
     /// Shows `what` while `work` goes on: at once on a terminal, elsewhere if it takes long.
@@ -78,9 +81,9 @@ impl Progress {
         }
     }
 
-    /// Begins to count rows.
-    pub fn start(&mut self, size: Size) {
-        self.size = size;
+    /// Begins to count rows, of which an earlier run has done `before`.
+    pub fn start(&mut self, size: Size, before: u64) {
+        (self.size, self.before) = (size, before);
         self.started = Instant::now();
         match &mut self.shown {
             Shown::Nothing => {}
@@ -106,6 +109,12 @@ impl Progress {
         self.draw();
     }
 
+    /// What else is to be shown.
+    pub fn note(&mut self, note: String) {
+        self.note = note;
+        self.draw();
+    }
+
     /// Shows that `part` (0 to 1) is done and `what` comes next, of work that is not counted in rows.
     pub fn step(&mut self, part: f64, what: &str) {
         match &mut self.shown {
@@ -128,17 +137,21 @@ impl Progress {
     /// Shows where it stands; also to be called now and then while nothing happens.
     pub fn draw(&mut self) {
         let part = self.part();
+        let mut text = line(self.rows, self.before, self.started.elapsed(), part);
+        if !self.note.is_empty() {
+            text += &format!(", {}", self.note);
+        }
         match &mut self.shown {
             Shown::Nothing => {}
             Shown::Bar(bar) => {
                 if let Some(part) = part {
                     bar.set_position((part * STEPS as f64) as u64);
                 }
-                bar.set_message(line(self.rows, self.started.elapsed(), part));
+                bar.set_message(text);
             }
             Shown::Lines { last } if last.elapsed() >= LINE_EVERY => {
                 *last = Instant::now();
-                say(&line(self.rows, self.started.elapsed(), part));
+                say(&text);
             }
             Shown::Lines { .. } => {}
         }
@@ -148,11 +161,11 @@ impl Progress {
     fn part(&self) -> Option<f64> {
         let part = match &self.size {
             Size::Rows(0) => 1.0,
-            Size::Rows(total) => self.rows as f64 / *total as f64,
+            Size::Rows(total) => (self.before + self.rows) as f64 / *total as f64,
             // Reading runs ahead: of the part that is read, so much is done.
             Size::Bytes { total, read, rows } => {
                 let (read, rows) = (read.load(Ordering::Relaxed) as f64, rows.load(Ordering::Relaxed) as f64);
-                (read / (*total).max(1) as f64) * (self.rows as f64 / rows.max(1.0))
+                (read / (*total).max(1) as f64) * ((self.before + self.rows) as f64 / rows.max(1.0))
             }
             Size::Unknown => return None,
         };
@@ -170,15 +183,16 @@ impl Drop for Progress {
     }
 }
 
-/// One line: rows, rows per second, part done, time left.
-fn line(rows: u64, elapsed: Duration, part: Option<f64>) -> String {
+/// One line: rows, rows per second, part done, time left. `before` were done earlier.
+fn line(rows: u64, before: u64, elapsed: Duration, part: Option<f64>) -> String {
     let seconds = elapsed.as_secs_f64();
     let mut text = format!("{} rows, {} rows/s", count(rows), count(rate(rows, elapsed)));
     if let Some(part) = part {
         text += &format!(", {:.0}%", part * 100.0);
         // Too early, an estimate would be a guess.
         if part > 0.01 && seconds > 0.5 && part < 1.0 {
-            text += &format!(", {} left", short(Duration::from_secs_f64(seconds * (1.0 - part) / part)));
+            let now = part * rows.max(1) as f64 / (before + rows).max(1) as f64;
+            text += &format!(", {} left", short(Duration::from_secs_f64(seconds * (1.0 - part) / now)));
         }
     }
     text
@@ -201,6 +215,11 @@ pub fn count(number: u64) -> String {
         text.push(digit);
     }
     text
+}
+
+/// A size in bytes: `812 B`, `1.2 MiB`.
+pub fn size(bytes: u64) -> String {
+    bytesize::ByteSize(bytes).display().iec().to_string()
 }
 
 /// A duration in two figures: `480 ms`, `3.2 s`, `4 min 10 s`.
@@ -267,8 +286,9 @@ mod tests {
 
     #[test]
     fn a_line_tells_the_time_left() {
-        assert_eq!(line(1000, Duration::from_secs(2), Some(0.25)), "1,000 rows, 500 rows/s, 25%, 6.0 s left");
-        assert_eq!(line(1000, Duration::from_secs(2), None), "1,000 rows, 500 rows/s");
-        assert_eq!(line(1000, Duration::from_secs(2), Some(1.0)), "1,000 rows, 500 rows/s, 100%");
+        assert_eq!(line(1000, 0, Duration::from_secs(2), Some(0.25)), "1,000 rows, 500 rows/s, 25%, 6.0 s left");
+        assert_eq!(line(1000, 4000, Duration::from_secs(2), Some(0.5)), "1,000 rows, 500 rows/s, 50%, 10.0 s left");
+        assert_eq!(line(1000, 0, Duration::from_secs(2), None), "1,000 rows, 500 rows/s");
+        assert_eq!(line(1000, 0, Duration::from_secs(2), Some(1.0)), "1,000 rows, 500 rows/s, 100%");
     }
 }

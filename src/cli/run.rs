@@ -4,28 +4,37 @@
 //! and the session's credits, keep memory flat however long the input is.
 
 pub mod bind;
+mod commits;
 pub mod cut;
+mod drain;
+mod durable;
 mod flow;
 mod keyed;
+mod ledger;
 pub mod plan;
 mod summary;
+mod writer;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use arrow_schema::SchemaRef;
 use clap::{Args, ValueEnum};
+use pillion::config::Flags;
 use pillion::config::units::parse_duration;
 use pillion::host::OnError as OnRowError;
-use pillion::{EnvironmentSpec, FunctionRef, Pillion, SessionOptions};
+use pillion::{EnvironmentSpec, FunctionRef, Pillion, Session, SessionOptions};
 
 use self::cut::{Cutter, Rule};
+use self::durable::Durable;
 use self::flow::Flow;
 use self::keyed::KeyedArgs;
 use self::plan::{Binding, Wish};
+use self::writer::Destination;
 use super::engine_args::{EngineArgs, function_ref};
 use super::failure::Failure;
-use super::io::{Input, ReadOptions, Target};
-use super::progress::Progress;
+use super::io::{Commit, Folder, Input, ReadOptions, Target};
+use super::progress::{Progress, say};
 use super::signals::Signals;
 
 /// Rows per batch unless told otherwise: enough that the cost of a call does not matter, little enough that progress shows.
@@ -131,15 +140,26 @@ pub async fn run(args: RunArgs) -> Result<(), Failure> {
     let function = function_ref(&args.function)?;
     let environment = args.engine.environment()?;
     // What a person may have mistyped is looked at before anything that takes long.
-    let input = Input::open(&args.input, args.read_options())?;
-    let targets = Targets { main: Target::reserve(&args.output)?, sides: args.keyed.targets()? };
+    let mut input = Input::open(&args.input, args.read_options())?;
+    let targets = args.targets()?;
+    let mut flags = Flags::default();
+    args.keyed.durable.set(&args.engine, &mut flags)?;
+    let durable = args.durable(&targets).await?;
+    if let Some(text) = durable.as_ref().and_then(Durable::text).filter(|_| !args.quiet) {
+        say(&text);
+    }
+    let durable = match durable {
+        Some(finished) if finished.is_finished() => return finished.begin().await.map(drop),
+        other => other,
+    };
+    input.skip(durable.as_ref().map_or(0, Durable::rows));
     let cutter = Cutter::new(args.rule(&input)?, input.schema.clone());
-    let pillion = args.engine.pillion(args.workers).await?;
+    let pillion = args.engine.pillion(args.workers, flags).await?;
     let mut progress = Progress::new(args.quiet);
     let job = Job { args: &args, function, environment, started };
     let outcome = tokio::select! {
         caught = signals.caught() => Err(caught),
-        outcome = job.work(&pillion, input, cutter, targets, &mut progress) => outcome,
+        outcome = job.work(&pillion, input, cutter, (targets, durable), &mut progress) => outcome,
     };
     drop(progress);
     // A second signal is not kept waiting by functions that close slowly.
@@ -172,6 +192,22 @@ impl RunArgs {
         })
     }
 
+    /// Where results go, checked and reserved.
+    fn targets(&self) -> Result<Targets, Failure> {
+        let in_parts = self.keyed.durable.in_parts();
+        let sides = self.keyed.sides()?.iter().map(|(tag, file)| Ok((tag.clone(), Place::reserve(file, in_parts)?)));
+        Ok(Targets { main: Place::reserve(&self.output, in_parts)?, sides: sides.collect::<Result<_, Failure>>()? })
+    }
+
+    /// Where the run goes on, if it takes checkpoints.
+    async fn durable(&self, targets: &Targets) -> Result<Option<Durable>, Failure> {
+        let job = durable::job(&self.input, self.keyed.key_by(), self.keyed.event_time())?;
+        let sides = targets.sides.iter().map(|(tag, place)| (Some(tag.clone()), place));
+        let outputs = [(None, &targets.main)].into_iter().chain(sides);
+        let outputs = outputs.filter_map(|(tag, place)| Some((tag, place.folder()?))).collect();
+        self.keyed.durable.open(job, outputs).await
+    }
+
     fn session_options(&self) -> SessionOptions {
         let on_error = match self.on_error {
             OnError::Fail => OnRowError::Fail,
@@ -183,9 +219,59 @@ impl RunArgs {
 
 /// Where results go.
 struct Targets {
-    main: Target,
+    main: Place,
     /// By tag.
-    sides: Vec<(String, Target)>,
+    sides: Vec<(String, Place)>,
+}
+
+/// The main output, side outputs by tag, and what has to be committed at the end.
+type Started = (Destination, Vec<(String, Destination)>, Vec<Commit>);
+
+impl Targets {
+    /// Starts the outputs of a session.
+    fn start(self, main: SchemaRef, session: &Session) -> Result<Started, Failure> {
+        let (output, commit) = self.main.start(main)?;
+        let (mut sides, mut commits) = (Vec::new(), Vec::from_iter(commit));
+        for (tag, place) in self.sides {
+            let known = session.functions().iter().flat_map(|function| &function.side_outputs).find(|(known, _)| *known == tag);
+            let Some((_, schema)) = known else { continue };
+            let (output, commit) = place.start(schema.clone())?;
+            sides.push((tag, output));
+            commits.extend(commit);
+        }
+        Ok((output, sides, commits))
+    }
+}
+
+/// Where one output goes.
+enum Place {
+    File(Target),
+    /// In parts.
+    Folder(Folder),
+}
+
+impl Place {
+    fn reserve(path: &Path, in_parts: bool) -> Result<Self, Failure> {
+        if in_parts { Folder::new(path).map(Place::Folder) } else { Target::reserve(path).map(Place::File) }
+    }
+
+    fn folder(&self) -> Option<Folder> {
+        match self {
+            Place::File(_) => None,
+            Place::Folder(folder) => Some(folder.clone()),
+        }
+    }
+
+    /// Starts the output; a file has to be committed at the end.
+    fn start(self, schema: SchemaRef) -> Result<(Destination, Option<Commit>), Failure> {
+        Ok(match self {
+            Place::Folder(folder) => (Destination::Parts(folder.start(schema)?), None),
+            Place::File(target) => {
+                let (output, commit) = target.start(schema)?;
+                (Destination::Whole(output), Some(commit))
+            }
+        })
+    }
 }
 
 /// What is known before the engine is asked.
@@ -197,7 +283,14 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    async fn work(self, pillion: &Pillion, input: Input, cutter: Cutter, targets: Targets, progress: &mut Progress) -> Result<(), Failure> {
+    async fn work(
+        self,
+        pillion: &Pillion,
+        input: Input,
+        cutter: Cutter,
+        (targets, durable): (Targets, Option<Durable>),
+        progress: &mut Progress,
+    ) -> Result<(), Failure> {
         let args = self.args;
         let loading = args.engine.loading_text(&self.function);
         let described = progress.during(&loading, pillion.describe(&self.function, &self.environment)).await?;
@@ -212,27 +305,29 @@ impl Job<'_> {
             .name(format!("run {}", self.function.name()));
         let is_keyed = keyed.is_some();
         let mut watermarks = None;
-        if let Some(keyed) = keyed {
+        if let Some(mut keyed) = keyed {
+            if let Some(durable) = &durable {
+                durable.add_to(&mut keyed.options);
+                keyed.watermarks.iter_mut().for_each(|watermarks| watermarks.resume(durable.watermark_ms()));
+            }
             opening = opening.keyed(keyed.options);
             watermarks = keyed.watermarks;
         }
         let session = progress.during(&loading, opening.open()).await?;
+        let first_row = durable.as_ref().map_or(0, Durable::rows);
+        let checkpoints = match durable {
+            Some(durable) => Some(durable.begin().await?),
+            None => None,
+        };
         let assembly = binding.assembly(&session.output_schema())?;
-        let (output, commit) = targets.main.start(assembly.schema())?;
-        let (mut sides, mut commits) = (Vec::new(), vec![commit]);
-        for (tag, target) in targets.sides {
-            let known = session.functions().iter().flat_map(|function| &function.side_outputs).find(|(known, _)| *known == tag);
-            let Some((_, schema)) = known else { continue };
-            let (output, commit) = target.start(schema.clone())?;
-            sides.push((tag, output));
-            commits.push(commit);
-        }
+        let (output, sides, commits) = targets.start(assembly.schema(), &session)?;
         let start = self.started.elapsed();
 
-        progress.start(input.size.clone());
+        progress.start(input.size.clone(), first_row);
         // Batches whose size nobody asked for may be cut smaller to fit.
         let may_split = args.batch_rows.is_none() && args.batch_by.is_none();
-        let flow = Flow { input, cutter, session, binding, assembly, output, sides, keyed: is_keyed, watermarks, may_split };
+        let keyed = is_keyed;
+        let flow = Flow { input, cutter, session, binding, assembly, output, sides, keyed, watermarks, may_split, first_row, checkpoints };
         let totals = flow.run(progress).await?;
         if totals.reader_gone {
             return Ok(());
@@ -241,7 +336,7 @@ impl Job<'_> {
             commit.commit()?;
         }
         if !args.quiet {
-            super::progress::say(&summary::text(&totals, start));
+            say(&summary::text(&totals, start));
         }
         Ok(())
     }

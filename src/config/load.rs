@@ -15,7 +15,7 @@ use crate::error::{Code, Error};
 use crate::session::MAX_WEIGHT;
 
 /// Sections whose keys can be set by variables; `environments` belongs to the file, since its keys are names.
-const SECTIONS: [&str; 8] = ["server", "pool", "limits", "shm", "functions", "metrics", "telemetry", "log"];
+const SECTIONS: [&str; 9] = ["server", "pool", "limits", "shm", "state", "functions", "metrics", "telemetry", "log"];
 /// Keys outside of any section.
 const TOP_LEVEL: [&str; 2] = ["cache_dir", "runtime_dir"];
 const PREFIX: &str = "PILLION_";
@@ -176,7 +176,8 @@ fn settings_of(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<
             return Err(Error::new(Code::ConfigInvalid, format!("the variable `{origin}` is not UTF-8")));
         };
         // Folders and filters are text even if they look like numbers.
-        let text_only = !key.contains('.') || key.starts_with("log.") || key.ends_with(".listen");
+        let text_only =
+            !key.contains('.') || key.starts_with("log.") || [".listen", ".dir", ".checkpoints"].iter().any(|end| key.ends_with(end));
         let value = if text_only { Value::from(text) } else { parse(text) };
         settings.push(Setting { origin, key, value });
     }

@@ -10,6 +10,7 @@ mod load;
 mod modes;
 mod places;
 mod shm;
+mod state;
 pub mod units;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ pub use listen::Listen;
 pub use load::{Flags, load, unknown_variables};
 pub use places::{private_dir, session_dir};
 pub use shm::{ShmConfig, Spin};
+pub use state::StateConfig;
 
 use crate::environment::{Mode, Start};
 
@@ -40,6 +42,7 @@ pub struct Config {
     pub pool: PoolConfig,
     pub limits: Limits,
     pub shm: ShmConfig,
+    pub state: StateConfig,
     pub functions: FunctionsConfig,
     pub metrics: MetricsConfig,
     pub telemetry: TelemetryConfig,
@@ -57,6 +60,7 @@ impl Default for Config {
             pool: PoolConfig::default(),
             limits: Limits::default(),
             shm: ShmConfig::default(),
+            state: StateConfig::default(),
             functions: FunctionsConfig::default(),
             metrics: MetricsConfig::default(),
             telemetry: TelemetryConfig::default(),

@@ -3,7 +3,7 @@ use crate::{
     config::{Limits, PoolConfig, ShmConfig},
     host::session::Session,
     pool::{Pool, PoolLimits},
-    session::{Ids, OpenRequest, open},
+    session::{Ids, OpenRequest, Stores, open},
     worker::{
         fake::{Act, FakeFactory},
         process::ring_door::Memory,
@@ -63,7 +63,7 @@ async fn bench(kind: &str, workers: usize, limits: Limits, act: Act, allowance: 
         options: proto::SessionOptions { unordered: allowance.is_some_and(|allowance| !allowance.ordered), ..Default::default() },
         ..Default::default()
     };
-    let opened = open(pool, request, Ids { session: "s-1".into(), plan: 1 }, ("test", false), &limits).await.unwrap();
+    let opened = open(pool, request, Ids { session: "s-1".into(), plan: 1 }, ("test", false), &limits, &Stores::default()).await.unwrap();
     let session = Session::embedded(opened, &Memory::new(ShmConfig::default(), &Limits::default()), vec![schema()]).unwrap();
     let session = match allowance {
         Some(allowance) => session.coalesce(allowance),

@@ -4,7 +4,7 @@ use super::session::Output;
 use crate::error::{Code, Error, Result};
 use arrow_schema::{Schema, SchemaRef};
 use pillion_wire::{ipc, proto};
-use std::ops::RangeInclusive;
+use std::{ops::RangeInclusive, time::Duration};
 
 /// Makes a session keyed: it runs one `process` function, with state and timers per key. Rows of equal keys are executed in the order in which they were sent.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +19,14 @@ pub struct KeyedOptions {
     pub max_parallelism: Option<u16>,
     /// The key groups of this operator; `None`: all.
     pub key_groups: Option<RangeInclusive<u16>>,
+    /// Where the engine keeps the state.
+    pub store: Store,
+    /// Whose parallel instances divide the key groups among them, such as the operator's id in its job; with it sessions are fenced by [`KeyedOptions::attempt`]. Default: nothing is fenced.
+    pub operator: String,
+    /// A higher attempt ends the sessions of lower ones of the same operator and key groups, at once, with [`Code::Fenced`]; one that is not higher is refused.
+    pub attempt: u64,
+    /// Handles of the checkpoints to restore from, which together cover the key groups, each once. They are looked for in the engine's `state.checkpoints`.
+    pub restore: Vec<String>,
     /// Processing time is what [`SessionInput::processing_time`](super::SessionInput::processing_time) says, from 0 on, instead of the system's clock.
     pub host_clock: bool,
 }
@@ -53,8 +61,53 @@ impl KeyedOptions {
             last_key_group,
             max_parallelism: self.max_parallelism.map_or(0, u32::from),
             host_clock: self.host_clock,
-            ..Default::default()
+            backend: self.store.as_str().to_owned(),
+            operator: self.operator.clone(),
+            attempt: self.attempt,
+            restore: self.restore.clone(),
         })
+    }
+}
+
+/// Where the state of a session is kept while it is open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Store {
+    /// In the engine's memory.
+    #[default]
+    Memory,
+    /// In an LSM store in the engine's `state.dir`, with a bounded cache: for state that is larger than memory.
+    Disk,
+}
+
+impl Store {
+    /// The word in the protocol, and on the command line.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Store::Memory => "memory",
+            Store::Disk => "disk",
+        }
+    }
+}
+
+/// A checkpoint that is durable: it can be restored wherever its place can be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// By which [`KeyedOptions::restore`] names it.
+    pub handle: String,
+    /// The size of all its files.
+    pub bytes: u64,
+    /// Of these, what is new: what has not changed since the checkpoint before is not written again.
+    pub new_bytes: u64,
+    /// Entries of state, and timers.
+    pub rows: u64,
+    /// From the barrier until it was durable.
+    pub took: Duration,
+}
+
+impl Checkpoint {
+    pub(super) fn from_proto(done: proto::Checkpoint) -> Self {
+        let proto::Checkpoint { handle, bytes, new_bytes, rows, took_ms } = done;
+        Checkpoint { handle, bytes, new_bytes, rows, took: Duration::from_millis(took_ms) }
     }
 }
 
@@ -88,7 +141,7 @@ impl KeyedInput {
     }
 }
 
-/// What comes out of a session, in input order.
+/// What comes out of a session, in input order but for [`Event::Checkpointed`].
 #[derive(Clone, Debug)]
 pub enum Event {
     /// A result.
@@ -111,5 +164,12 @@ pub enum Event {
         seq: u64,
         /// As it was sent.
         checkpoint_id: u64,
+    },
+    /// The checkpoint is durable, or has failed; a failed one ends nothing. Comes at any time after its `Snapshotted`, and before the end.
+    Checkpointed {
+        /// As it was sent.
+        checkpoint_id: u64,
+        /// What was written; [`Code::SnapshotFailed`] if its place refuses, [`Code::OptionsInvalid`] if the engine has none.
+        result: Result<Checkpoint>,
     },
 }

@@ -45,7 +45,7 @@ mod sharing;
 
 pub use allocate::{Allocation, Part};
 pub use function::{FunctionRef, Plan, PlanCall, Source};
-pub use keyed::{Event, KeyedInput, KeyedOptions};
+pub use keyed::{Checkpoint, Event, KeyedInput, KeyedOptions, Store};
 pub use open::{Described, FunctionDescription, OnError, SessionBuilder, SessionOptions};
 pub use session::{Limits, Output, Session, SessionInput, SessionOutput};
 

@@ -21,7 +21,7 @@ use hyper_util::rt::TokioIo;
 use pillion_wire::{
     CAPABILITY_SHM, CONNECTION_WINDOW_BYTES, MAX_MESSAGE_BYTES, PROTOCOL_VERSION, STREAM_WINDOW_BYTES,
     frame::{Assembler, FrameLimits},
-    proto::{self, execute_request as request, execute_response as response, host_client::HostClient},
+    proto::{self, checkpointed, execute_request as request, execute_response as response, host_client::HostClient},
     shm::Slot,
 };
 use std::{
@@ -256,6 +256,7 @@ impl RemoteSession {
             Input::Watermark(watermark) => self.send(ask(seq, request::Message::Watermark(watermark))),
             Input::Idle(idle) => self.send(ask(seq, request::Message::Idle(idle))),
             Input::Barrier(barrier) => self.send(ask(seq, request::Message::Barrier(barrier))),
+            Input::Discard(handle) => self.send(ask(seq, request::Message::Discard(proto::DiscardCheckpoint { handle }))),
         }
     }
 
@@ -378,6 +379,14 @@ impl Incoming {
             }
             Some(response::Message::Watermark(watermark)) => Answer::Watermark { seq, watermark },
             Some(response::Message::Snapshotted(snapshotted)) => Answer::Snapshotted { seq, checkpoint_id: snapshotted.checkpoint_id },
+            Some(response::Message::Checkpointed(proto::Checkpointed { checkpoint_id, outcome })) => {
+                let result = match outcome {
+                    Some(checkpointed::Outcome::Done(done)) => Ok(done),
+                    Some(checkpointed::Outcome::Failed(error)) => Err(error.into()),
+                    None => return Err(violation("the sidecar said nothing of a checkpoint")),
+                };
+                Answer::Checkpointed { checkpoint_id, result }
+            }
             Some(response::Message::Ended(ended)) => Answer::Ended(ended),
             Some(response::Message::Sealed(_)) => Answer::Sealed { seq, refund },
             Some(response::Message::Applied(_)) => return Ok(None),

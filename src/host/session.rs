@@ -1,7 +1,7 @@
 //! A session as its operator sees it: batches in, batches out.
 
 use super::{
-    Event, FunctionDescription,
+    Checkpoint, Event, FunctionDescription,
     allocate::Allocator,
     coalesce::Coalescer,
     link::{Link, Opened, Shared},
@@ -165,7 +165,8 @@ impl Session {
         }
     }
 
-    pub(super) fn halves(&mut self) -> (&mut SessionInput, &mut SessionOutput) {
+    /// The two halves, borrowed: to send in between what comes out.
+    pub fn halves(&mut self) -> (&mut SessionInput, &mut SessionOutput) {
         (&mut self.input, &mut self.output)
     }
 
@@ -258,12 +259,20 @@ impl SessionInput {
         self.mark(Input::ProcessingTime(timestamp_ms))
     }
 
-    /// Sends a barrier: [`Event::Snapshotted`] comes out behind all that belongs to the checkpoint.
+    /// Sends a barrier: [`Event::Snapshotted`] comes out behind all that belongs to the checkpoint, and at any later time [`Event::Checkpointed`].
     ///
     /// # Errors
     /// [`Code::SessionClosed`] after the end.
     pub async fn barrier(&mut self, checkpoint_id: u64) -> Result<u64> {
         self.mark(Input::Barrier(proto::Barrier { checkpoint_id }))
+    }
+
+    /// Deletes a checkpoint that this session has taken and nobody needs any more, with the files that no other one refers to. What cannot be deleted is said in the log.
+    ///
+    /// # Errors
+    /// [`Code::SessionClosed`] after the end.
+    pub async fn discard_checkpoint(&mut self, handle: impl Into<String>) -> Result<u64> {
+        self.mark(Input::Discard(handle.into()))
     }
 
     fn mark(&mut self, mark: Input) -> Result<u64> {
@@ -380,6 +389,9 @@ impl SessionOutput {
                 Some(Ok(Answer::Snapshotted { seq, checkpoint_id })) => {
                     self.coalescer.iter().for_each(|coalescer| coalescer.passed(seq));
                     return Poll::Ready(Some(Ok(Event::Snapshotted { seq, checkpoint_id })));
+                }
+                Some(Ok(Answer::Checkpointed { checkpoint_id, result })) => {
+                    return Poll::Ready(Some(Ok(Event::Checkpointed { checkpoint_id, result: result.map(Checkpoint::from_proto) })));
                 }
                 Some(Err(error)) => {
                     self.end();

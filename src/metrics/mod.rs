@@ -2,11 +2,14 @@
 //! installs a recorder of its choice, or none, before its first session.
 
 mod series;
+mod state;
 mod totals;
 mod user;
 
 pub use pillion_wire::metrics::SECONDS;
 pub use series::PREFIX as USER_PREFIX;
+pub(crate) use state::StateMetrics;
+pub use state::{CHECKPOINT_BYTES, CHECKPOINT_SECONDS, CHECKPOINTS, STATE_BYTES, STATE_CACHE, STATE_ENTRIES, STATE_EXPIRED, TIMERS};
 pub use totals::{MetricId, MetricTotal, MetricTotals};
 
 use crate::batch::Batch;
@@ -54,6 +57,7 @@ pub fn describe() {
     describe_counter!(USER_METRICS_REFUSED, "deltas of user metrics that were left out");
     describe_gauge!(ABANDONED_THREADS, "threads of functions that nobody waits for any more, in thread mode");
     describe_histogram!(WORKER_START_SECONDS, Unit::Seconds, "time until a new worker was ready");
+    state::describe();
 }
 
 pub(crate) fn session_opened() {

@@ -41,6 +41,8 @@ impl Lease {
         let Some(slot) = &mut self.slot else { return };
         match &message {
             ToWorker::Release { plan_id } => drop(slot.prepared.remove(plan_id)),
+            // An answer itself.
+            ToWorker::Fetched { .. } => {}
             _ => self.unanswered += 1,
         }
         slot.worker.send(message);
@@ -64,7 +66,10 @@ impl Lease {
             }),
             (None, None) => return Poll::Pending,
         };
-        self.unanswered = self.unanswered.saturating_sub(1);
+        // A question is no answer.
+        if !matches!(received, Ok(FromWorker::Fetch { .. })) {
+            self.unanswered = self.unanswered.saturating_sub(1);
+        }
         if let Err(lost) = &received {
             self.lost = Some(lost.clone());
             self.slot = None;

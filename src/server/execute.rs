@@ -16,7 +16,7 @@ use pillion_wire::{
     CAPABILITY_SHM, PROTOCOL_VERSION,
     frame::Messages,
     ipc::Encoder,
-    proto::{self, execute_response as response},
+    proto::{self, checkpointed, execute_response as response},
 };
 use std::{
     pin::Pin,
@@ -235,6 +235,13 @@ impl Open {
             Answer::Watermark { seq, watermark } => respond(seq, response::Message::Watermark(watermark)),
             Answer::Snapshotted { seq, checkpoint_id } => {
                 respond(seq, response::Message::Snapshotted(proto::Snapshotted { checkpoint_id }))
+            }
+            Answer::Checkpointed { checkpoint_id, result } => {
+                let outcome = match result {
+                    Ok(done) => checkpointed::Outcome::Done(done),
+                    Err(error) => checkpointed::Outcome::Failed((&error).into()),
+                };
+                respond(0, response::Message::Checkpointed(proto::Checkpointed { checkpoint_id, outcome: Some(outcome) }))
             }
             Answer::Ended(ended) => respond(0, response::Message::Ended(ended)),
         }

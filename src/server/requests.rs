@@ -218,6 +218,7 @@ impl Inputs {
                 Ok(())
             }
             Some(request::Message::ProcessingTime(time)) => session.push(seq, Input::ProcessingTime(time.timestamp_ms)),
+            Some(request::Message::Discard(discard)) => session.push(seq, Input::Discard(discard.handle)),
             Some(request::Message::Open(_)) => violation("`open` came twice"),
             None => violation("a request without a message"),
         }

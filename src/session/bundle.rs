@@ -3,20 +3,21 @@
 //! A bundle keeps up to [`WINDOW`] batches in its worker, so that one crosses while another runs. It ends when there is nothing to do, or when other sessions wait
 //! for the worker. Batches that a worker did not answer go back to the head of the queue; the one it was busy with has used up an attempt.
 
-use super::{Job, Session};
+mod fetching;
+mod timing;
+
+pub(super) use timing::{nanos, timing, worker_span};
+
+use super::{Job, Session, fetch::Unanswered};
 use crate::{
     batch::Batch,
     error::Error,
     pool::{Assignment, Lease},
     worker::{Cost, FromWorker, KillCause, Lost, ToWorker},
 };
+use fetching::Fetching;
 use pillion_wire::proto;
-use std::{
-    collections::VecDeque,
-    pin::Pin,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tracing::Instrument;
 
@@ -79,29 +80,16 @@ impl Session {
     }
 }
 
-impl Session {
-    /// How long a batch may be expected to take in a worker.
-    fn batch_time(&self) -> Duration {
-        Duration::from_nanos(self.batch_ns.load(Ordering::Relaxed))
-    }
-
-    /// A batch took so long in a worker.
-    fn saw_batch_time(&self, time: Duration) {
-        // Forgets slowly, so that one short batch among long ones does not deceive. A race between drivers loses a sample, no more.
-        let before = match self.batch_ns.load(Ordering::Relaxed) {
-            u64::MAX => 0,
-            before => before - before / 8,
-        };
-        self.batch_ns.store(nanos(time).max(before), Ordering::Relaxed);
-    }
-}
-
 /// A batch in the worker.
 struct Flight {
     job: Job,
     sent: Instant,
     /// When the worker could begin with it.
     begun: Instant,
+    /// How long it has waited for state since then.
+    waited: Duration,
+    /// Why it got none: then it fails, whatever its answer.
+    unanswered: Option<Error>,
     /// Ends with the answer.
     span: tracing::Span,
 }
@@ -115,6 +103,8 @@ struct Bundle<'a> {
     slow_logged: bool,
     /// The worker is loading the plan; that has its own deadline.
     preparing: bool,
+    /// The front batch waits for state.
+    fetching: Fetching,
     /// Counted among the session's busy drivers.
     busy: bool,
     worn_checked: Instant,
@@ -124,6 +114,7 @@ struct Bundle<'a> {
 
 enum Event {
     Received(Result<FromWorker, Lost>),
+    Fetched(Result<Batch, Unanswered>),
     Alarm,
     More,
     Cancelled,
@@ -140,6 +131,7 @@ impl<'a> Bundle<'a> {
             alarm: Box::pin(sleep_until(now)),
             slow_logged: false,
             preparing: false,
+            fetching: Fetching::default(),
             busy: false,
             worn_checked: now,
             worn_out: false,
@@ -164,13 +156,15 @@ impl<'a> Bundle<'a> {
             let event = tokio::select! {
                 biased;
                 received = self.lease.recv() => Event::Received(received),
-                () = &mut self.alarm => Event::Alarm,
+                answer = self.fetching.answered(), if self.fetching.is_open() => Event::Fetched(answer),
+                () = &mut self.alarm, if !self.fetching.is_open() => Event::Alarm,
                 () = session.more.notified(), if room => Event::More,
                 () = cancelled => Event::Cancelled,
             };
             match event {
                 Event::Received(Ok(message)) => self.received(message).await,
                 Event::Received(Err(lost)) => self.lost(lost),
+                Event::Fetched(answer) => self.fetched(answer).await,
                 Event::Alarm => self.alarm().await,
                 Event::More => self.top_up(),
                 Event::Cancelled => self.abandon().await,
@@ -198,7 +192,7 @@ impl<'a> Bundle<'a> {
             let span = worker_span(self.lease.id(), &job);
             let sent = Instant::now();
             let message = ToWorker::Batch { plan_id: plan.id, seq: job.seq, batch: job.batch.clone() };
-            self.flights.push_back(Flight { job, sent, begun: sent, span });
+            self.flights.push_back(Flight { job, sent, begun: sent, waited: Duration::ZERO, unanswered: None, span });
             // Before the worker can begin, so that nobody sees it at work on nothing.
             if self.flights.len() == 1 {
                 self.watch_front();
@@ -231,11 +225,8 @@ impl<'a> Bundle<'a> {
         let Some(front) = self.flights.front_mut() else { return };
         front.begun = Instant::now();
         self.slow_logged = false;
-        let begun = front.begun;
-        let behaviour = &self.session.behaviour;
         // A worker that is stopped from outside while it loads is not given the time for loading, see `alarm`.
-        let first = self.deadline().min(behaviour.limits.slow_bundle).min(behaviour.deadline);
-        self.alarm.as_mut().reset(begun + first);
+        self.set_alarm(self.session.behaviour.deadline);
         let Some(front) = self.flights.front() else { return };
         self.lease.assign(Some(Assignment {
             session_id: self.session.id.clone(),
@@ -243,6 +234,13 @@ impl<'a> Bundle<'a> {
             since: front.begun,
             function: self.session.plan.functions.clone(),
         }));
+    }
+
+    /// When to look after the front batch: when it is slow, or late, at most after it had so long.
+    fn set_alarm(&mut self, at_most: Duration) {
+        let Some(front) = self.flights.front() else { return };
+        let next = if self.slow_logged { self.deadline() } else { self.deadline().min(self.session.behaviour.limits.slow_bundle) };
+        self.alarm.as_mut().reset(front.begun + front.waited + next.min(at_most));
     }
 
     /// What the front batch may take from its begin.
@@ -265,7 +263,16 @@ impl<'a> Bundle<'a> {
                 self.lease.send(ToWorker::Release { plan_id: self.session.plan.id });
                 self.watch_front();
             }
-            FromWorker::Answer { seq, result, cost, metrics } if self.flights.front().is_some_and(|front| front.job.seq == seq) => {
+            FromWorker::Fetch { seq, asked } => {
+                if let Err(why) = self.asked(seq, asked) {
+                    tracing::warn!("a worker breaks the protocol: {why}");
+                    let lost = self.lease.kill(KillCause::Protocol).await;
+                    self.lost(lost);
+                }
+            }
+            FromWorker::Answer { seq, result, cost, metrics }
+                if !self.fetching.is_open() && self.flights.front().is_some_and(|front| front.job.seq == seq) =>
+            {
                 if let Some(flight) = self.flights.pop_front() {
                     self.answered(flight, result, cost, metrics);
                 }
@@ -278,10 +285,12 @@ impl<'a> Bundle<'a> {
         }
     }
 
-    fn answered(&mut self, flight: Flight, result: Result<Batch, Error>, cost: Cost, metrics: Vec<proto::MetricDelta>) {
+    fn answered(&mut self, mut flight: Flight, result: Result<Batch, Error>, cost: Cost, metrics: Vec<proto::MetricDelta>) {
+        let unanswered = flight.unanswered.take().map(|error| error.function(&self.session.plan.functions));
+        let result = unanswered.map_or(result, Err);
         // A batch that waited in the worker behind another was queued until that was done.
-        let timing = timing(flight.job.queued, flight.begun.max(flight.sent), cost);
-        self.session.saw_batch_time(flight.begun.elapsed());
+        let timing = timing(flight.job.queued, flight.begun.max(flight.sent), flight.waited, cost);
+        self.session.saw_batch_time(flight.begun.elapsed().saturating_sub(flight.waited));
         if let Err(error) = &result {
             flight.span.record("error", error.code().as_str());
         }
@@ -295,7 +304,7 @@ impl<'a> Bundle<'a> {
     async fn alarm(&mut self) {
         let Some(front) = self.flights.front() else { return };
         let behaviour = &self.session.behaviour;
-        let (seq, begun) = (front.job.seq, front.begun);
+        let (seq, begun) = (front.job.seq, front.begun + front.waited);
         let Some(control) = self.lease.control() else { return };
         // Whoever stopped the process from outside also keeps it from answering; that must be seen before it is killed.
         let stopped = control.is_stopped();
@@ -310,9 +319,7 @@ impl<'a> Bundle<'a> {
                 self.slow_logged = true;
                 tracing::warn!(seq, pid = control.pid(), "bundle lasts longer than {:?}; stacks:\n{stacks}", behaviour.limits.slow_bundle);
             }
-            let next = if self.slow_logged { self.deadline() } else { self.deadline().min(behaviour.limits.slow_bundle) };
-            self.alarm.as_mut().reset(begun + next);
-            return;
+            return self.set_alarm(Duration::MAX);
         }
         let mut lost = self.lease.kill(KillCause::Deadline).await;
         lost.loss.stacks = stacks;
@@ -322,6 +329,7 @@ impl<'a> Bundle<'a> {
 
     /// The worker is gone: the front batch has used up an attempt, all that were not answered go back.
     fn lost(&mut self, lost: Lost) {
+        self.fetching.clear();
         let behaviour = &self.session.behaviour;
         if let Some(front) = self.flights.front() {
             front.span.record("error", lost.loss.cause.as_str());
@@ -351,10 +359,15 @@ impl<'a> Bundle<'a> {
     /// The session is over: the worker gets a moment to finish what it has, so that it can be kept.
     async fn abandon(&mut self) {
         let grace = self.session.behaviour.limits.kill_grace;
+        let waits = self.fetching.is_open().then(|| self.flights.front().map(|front| front.job.seq)).flatten();
+        if let Some(seq) = waits {
+            self.refuse(seq);
+        }
         let answered = timeout(grace, async {
             while !self.flights.is_empty() {
                 match self.lease.recv().await {
                     Ok(FromWorker::Answer { .. }) => drop(self.flights.pop_front()),
+                    Ok(FromWorker::Fetch { seq, .. }) => self.refuse(seq),
                     Ok(_) => {}
                     Err(_) => self.flights.clear(),
                 }
@@ -364,27 +377,5 @@ impl<'a> Bundle<'a> {
             self.flights.clear();
             self.lease.kill(KillCause::Cancelled).await;
         }
-    }
-}
-
-/// What a batch in its worker is traced under, within the span that is current.
-pub(super) fn worker_span(worker: &str, job: &Job) -> tracing::Span {
-    let attempt = job.attempts + job.attempts_outside + 1;
-    tracing::debug_span!("worker", worker, seq = job.seq, attempt, error = tracing::field::Empty)
-}
-
-pub(super) fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// Splits the time since a batch was queued into stages; the wire gets what nobody else accounts for.
-pub(super) fn timing(queued: Instant, sent: Instant, cost: Cost) -> proto::Timing {
-    let crossing = nanos(sent.elapsed());
-    proto::Timing {
-        queue_ns: nanos(sent.duration_since(queued)),
-        wire_ns: crossing.saturating_sub(cost.convert_ns + cost.user_ns),
-        convert_ns: cost.convert_ns,
-        user_ns: cost.user_ns,
-        state_ns: 0,
     }
 }

@@ -19,6 +19,7 @@ use std::{
     sync::Arc,
     task::{Context, Poll, Wake, Waker},
     thread::{self, Thread},
+    time::Duration,
 };
 use tokio::time::Instant;
 
@@ -99,7 +100,7 @@ impl Session {
             lease.send(ToWorker::Release { plan_id: plan.id });
         }
         match answer {
-            Some(FromWorker::Answer { result, cost, metrics, .. }) => (result, timing(job.queued, sent, cost), metrics),
+            Some(FromWorker::Answer { result, cost, metrics, .. }) => (result, timing(job.queued, sent, Duration::ZERO, cost), metrics),
             _ => (Err(Error::new(Code::InvariantBroken, "the worker did not answer on this thread")), proto::Timing::default(), vec![]),
         }
     }

@@ -4,7 +4,9 @@
 //! are stateless, so a bundle commits batch by batch: [`Session::commit`] is the one place where an answer takes effect.
 
 mod bundle;
+pub mod claims;
 pub mod credit;
+mod fetch;
 mod here;
 mod keyed;
 mod load;
@@ -12,6 +14,7 @@ mod open;
 mod order;
 mod types;
 
+pub use keyed::Stores;
 pub(crate) use load::describe;
 pub use open::{Ids, OpenRequest, check_schema, open};
 pub(crate) use order::Order;
@@ -65,6 +68,10 @@ pub struct Session {
 struct State {
     queue: VecDeque<Job>,
     order: Order<Answer>,
+    /// What comes at any time after the mark of this input.
+    aside: VecDeque<(u64, Answer)>,
+    /// The last barrier whose mark was taken.
+    barrier: u64,
     last_seq: u64,
     finished: bool,
     /// Set once the session is over before its end; taken by the reader.
@@ -112,6 +119,8 @@ impl Session {
         let state = State {
             queue: VecDeque::new(),
             order: Order::new(behaviour.ordered),
+            aside: VecDeque::new(),
+            barrier: 0,
             last_seq: 0,
             finished: false,
             failure: None,
@@ -198,8 +207,8 @@ impl Session {
             return Err(Error::new(Code::ProtocolViolation, "too many inputs wait for the answers before them"));
         }
         match input {
-            Input::Other(..) if self.intake.is_none() => {
-                return Err(Error::new(Code::Unsupported, "only a keyed session has several inputs"));
+            Input::Other(..) | Input::Discard(_) if self.intake.is_none() => {
+                return Err(Error::new(Code::Unsupported, "only a keyed session has several inputs, and checkpoints"));
             }
             Input::Batch(batch) | Input::Other(_, batch) => {
                 let (bytes, rows) = (batch.bytes(), batch.rows());
@@ -226,7 +235,7 @@ impl Session {
             Input::Barrier(barrier) => {
                 self.mark(&mut state, seq, Some(Answer::Snapshotted { seq, checkpoint_id: barrier.checkpoint_id }));
             }
-            Input::Idle(_) | Input::ProcessingTime(_) => self.mark(&mut state, seq, None),
+            Input::Idle(_) | Input::ProcessingTime(_) | Input::Discard(_) => self.mark(&mut state, seq, None),
         }
         Ok(())
     }
@@ -293,9 +302,17 @@ impl Session {
         if state.over {
             return Poll::Ready(None);
         }
+        if state.aside.front().is_some_and(|(seq, _)| *seq <= state.barrier)
+            && let Some((_, answer)) = state.aside.pop_front()
+        {
+            return Poll::Ready(Some(Ok(answer)));
+        }
         if let Some(answer) = state.order.pop() {
             if self.intake.is_some() {
                 self.more.notify_waiters();
+            }
+            if let Answer::Snapshotted { seq, .. } = &answer {
+                state.barrier = *seq;
             }
             if let Answer::Batch { result: Ok(batch), .. } = &answer {
                 state.held = state.held.minus(Amount::of(batch.bytes(), batch.rows()));

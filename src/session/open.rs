@@ -1,6 +1,6 @@
 //! Opening a session: everything that can be wrong is found here, before the first batch.
 
-use super::{Behaviour, Described, MAX_WEIGHT, Seen, Session, SessionPlan, keyed, load};
+use super::{Behaviour, Described, MAX_WEIGHT, Seen, Session, SessionPlan, Stores, keyed, load};
 use crate::{
     config::Limits,
     error::{Code, Error, Result},
@@ -45,7 +45,14 @@ pub struct Ids {
 ///
 /// # Errors
 /// Whatever is wrong with the plan, the function or its environment.
-pub async fn open(pool: Arc<Pool>, request: OpenRequest, ids: Ids, environment: (&str, bool), limits: &Limits) -> Result<Arc<Session>> {
+pub async fn open(
+    pool: Arc<Pool>,
+    request: OpenRequest,
+    ids: Ids,
+    environment: (&str, bool),
+    limits: &Limits,
+    stores: &Stores,
+) -> Result<Arc<Session>> {
     check(&request)?;
     if pool.shares_process() && request.options.bundle_deadline_ms != 0 {
         return Err(Error::new(Code::Unsupported, "thread mode has no deadline, because a function that hangs cannot be ended")
@@ -73,7 +80,7 @@ pub async fn open(pool: Arc<Pool>, request: OpenRequest, ids: Ids, environment: 
     let environment = proto::EnvironmentDescription { id, ..environment };
     let functions = prepared.functions.iter().map(|function| function.name.as_str()).collect::<Vec<_>>().join(", ");
     let described = Described { output_schema: prepared.output_schema.into(), functions: prepared.functions, environment, trusted };
-    let plan = SessionPlan { id: ids.plan, prepare: prepare.clone(), functions };
+    let plan = SessionPlan { id: ids.plan, prepare: prepare.clone(), functions, fetcher: None };
     let (id, name, traceparent) = (ids.session, request.name, request.traceparent);
     let session = match &request.keyed {
         None => {
@@ -84,7 +91,7 @@ pub async fn open(pool: Arc<Pool>, request: OpenRequest, ids: Ids, environment: 
         }
         Some(options) => {
             let parts = keyed::Parts { id, name, traceparent, plan, behaviour, described, pool: pool.clone() };
-            keyed::start(parts, options, &prepare).inspect_err(|_| pool.retire_plan(ids.plan))?
+            keyed::start(parts, options, &prepare, stores).await.inspect_err(|_| pool.retire_plan(ids.plan))?
         }
     };
     session.span.in_scope(|| tracing::debug!("session opened"));

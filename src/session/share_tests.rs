@@ -31,7 +31,7 @@ async fn session(pool: &Arc<Pool>, plan: u64, weight: u32) -> Arc<Session> {
         ..Default::default()
     };
     let ids = Ids { session: format!("s-{plan}"), plan };
-    open(pool.clone(), request, ids, ("test", false), &Limits::default()).await.unwrap()
+    open(pool.clone(), request, ids, ("test", false), &Limits::default(), &Stores::default()).await.unwrap()
 }
 
 /// Queues `count` batches that take so many milliseconds each, behind the `before` that were sent.
@@ -137,6 +137,7 @@ async fn weights_have_bounds() {
     let (pool, _) = pool(1);
     let options = proto::SessionOptions { weight: MAX_WEIGHT + 1, ..Default::default() };
     let request = OpenRequest { options, ..Default::default() };
-    let refused = open(pool, request, Ids { session: "s-1".into(), plan: 1 }, ("test", false), &Limits::default()).await;
+    let refused =
+        open(pool, request, Ids { session: "s-1".into(), plan: 1 }, ("test", false), &Limits::default(), &Stores::default()).await;
     assert_eq!(refused.err().map(|error| error.code()), Some(Code::OptionsInvalid));
 }

@@ -33,7 +33,10 @@ async fn bench_within(
     let factory = FakeFactory::new(script);
     let pool_limits = PoolLimits { pool: PoolConfig { max: workers, ..Default::default() }, shutdown_grace: Duration::from_millis(100) };
     let pool = Pool::new("test".into(), factory.clone(), pool_limits);
-    let session = open(pool.clone(), request(options), Ids { session: "s-1".into(), plan: 1 }, ("test", false), &limits).await.unwrap();
+    let session =
+        open(pool.clone(), request(options), Ids { session: "s-1".into(), plan: 1 }, ("test", false), &limits, &Stores::default())
+            .await
+            .unwrap();
     Bench { factory, pool, session }
 }
 
@@ -75,7 +78,7 @@ impl Bench {
                     out.push((seq, Some(error.code())));
                 }
                 Answer::Watermark { seq, .. } | Answer::Snapshotted { seq, .. } | Answer::Sealed { seq, .. } => out.push((seq, None)),
-                Answer::Ended(_) => {}
+                Answer::Checkpointed { .. } | Answer::Ended(_) => {}
             }
         }
         out
@@ -191,7 +194,9 @@ async fn a_worker_that_is_stopped_while_it_loads_is_replaced() {
         goes_on.stopped.store(false, std::sync::atomic::Ordering::SeqCst);
     });
     let begun = tokio::time::Instant::now();
-    open(pool, request(Default::default()), Ids { session: "s-1".into(), plan: 1 }, ("test", false), &limits()).await.unwrap();
+    open(pool, request(Default::default()), Ids { session: "s-1".into(), plan: 1 }, ("test", false), &limits(), &Stores::default())
+        .await
+        .unwrap();
     assert!(begun.elapsed() < Duration::from_secs(60), "it was given the time for loading: {:?}", begun.elapsed());
     assert!(factory.started.load(std::sync::atomic::Ordering::SeqCst) > 1);
 }
@@ -243,7 +248,8 @@ async fn two_sessions_share_one_worker() {
     let mut sessions = Vec::new();
     for plan in 1..=2 {
         let ids = Ids { session: format!("s-{plan}"), plan };
-        let session = open(pool.clone(), request(Default::default()), ids, ("test", false), &Limits::default()).await.unwrap();
+        let session =
+            open(pool.clone(), request(Default::default()), ids, ("test", false), &Limits::default(), &Stores::default()).await.unwrap();
         sessions.push(Bench { factory: factory.clone(), pool: pool.clone(), session });
     }
     // The first floods the pool; the second must not wait for all of it.

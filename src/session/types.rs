@@ -1,6 +1,6 @@
 //! What goes into a session and comes out of it.
 
-use super::credit::Amount;
+use super::{credit::Amount, fetch::Fetcher};
 use crate::{batch::Batch, config::Limits, error::Result, metrics::BatchMetrics};
 use bytes::Bytes;
 use pillion_wire::proto;
@@ -21,6 +21,8 @@ pub enum Input {
     ProcessingTime(i64),
     /// A batch for another input of a keyed session than the first.
     Other(u32, Batch),
+    /// A checkpoint of a keyed session is not needed any more.
+    Discard(String),
 }
 
 /// What comes out of a session, in input order.
@@ -34,6 +36,8 @@ pub enum Answer {
     Watermark { seq: u64, watermark: proto::Watermark },
     /// What precedes it belongs to the checkpoint, nothing after.
     Snapshotted { seq: u64, checkpoint_id: u64 },
+    /// What became of a checkpoint. Comes when it is known, wherever the session is then.
+    Checkpointed { checkpoint_id: u64, result: Result<proto::Checkpoint> },
     /// The last answer.
     Ended(proto::Ended),
 }
@@ -59,7 +63,6 @@ pub struct Behaviour {
 }
 
 /// What a worker must load to serve a session.
-#[derive(Debug)]
 pub struct SessionPlan {
     /// Unique in the engine.
     pub id: u64,
@@ -67,6 +70,8 @@ pub struct SessionPlan {
     pub prepare: Arc<proto::Prepare>,
     /// The functions, for people.
     pub functions: String,
+    /// Answers what they ask in the middle of a batch; without it they may not.
+    pub fetcher: Option<Arc<dyn Fetcher>>,
 }
 
 /// What opening a session found out.

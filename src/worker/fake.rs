@@ -38,6 +38,12 @@ pub enum Act {
     Hang,
     /// Answers another batch than it was asked.
     Lie,
+    /// Asks for state, and does this once it has come, or is refused.
+    AskThen(&'static Act),
+    /// Asks for state of the batch that is so many further, so many times, and waits for ever.
+    Ask { further: u64, times: usize },
+    /// Asks for state, and dies before it comes.
+    AskAndDie,
 }
 
 /// Decides what happens to batch `seq` on its nth execution (from 1).
@@ -163,13 +169,15 @@ async fn serve(
                 continue;
             }
             ToWorker::Describe { .. } => FromWorker::Described(Box::default()),
+            // Nobody waits for it any more.
+            ToWorker::Fetched { .. } => continue,
             ToWorker::Batch { seq, batch, .. } => {
                 let times = {
                     let mut executed = executed.lock().unwrap();
                     executed.push(seq);
                     executed.iter().filter(|&&other| other == seq).count()
                 };
-                match act(&control, &*script, (seq, times), batch).await {
+                match act(&control, &*script, (seq, times), batch, (&answers, &mut queue, &mut unread)).await {
                     Some(answer) => answer,
                     None => return,
                 }
@@ -185,11 +193,40 @@ async fn serve(
     }
 }
 
+/// Both ways to a worker, and what it has not looked at.
+type Line<'a> = (&'a mpsc::UnboundedSender<FromWorker>, &'a mut mpsc::UnboundedReceiver<ToWorker>, &'a mut VecDeque<ToWorker>);
+
 /// Does what the script says of a batch; nothing if the worker ends over it.
-async fn act(control: &FakeControl, script: &Script, (seq, times): (u64, usize), batch: Batch) -> Option<FromWorker> {
+async fn act(
+    control: &FakeControl,
+    script: &Script,
+    (seq, times): (u64, usize),
+    batch: Batch,
+    (answers, queue, unread): Line<'_>,
+) -> Option<FromWorker> {
     let mut act = script(seq, times);
     if let Act::By(judge) = act {
         act = judge(&batch);
+    }
+    let ask = |seq| drop(answers.send(FromWorker::Fetch { seq, asked: batch.clone() }));
+    while let Act::AskThen(then) = act {
+        ask(seq);
+        loop {
+            match queue.recv().await? {
+                ToWorker::Fetched { seq: of, .. } if of == seq => break,
+                other => unread.push_back(other),
+            }
+        }
+        act = then.clone();
+    }
+    if let Act::Ask { further, times } = act {
+        (0..times).for_each(|_| ask(seq + further));
+        act = Act::Hang;
+    }
+    if let Act::AskAndDie = act {
+        ask(seq);
+        tokio::task::yield_now().await;
+        act = Act::Crash;
     }
     let rows = batch.rows();
     let echo = |seq| Some(answer(seq, Ok(batch)));
@@ -211,7 +248,7 @@ async fn act(control: &FakeControl, script: &Script, (seq, times): (u64, usize),
             let code = Code::FunctionRaised.as_str().to_owned();
             Some(answer(seq, Err(proto::Error { code, exception, ..Default::default() }.into())))
         }
-        Act::By(_) => unreachable!("it was judged"),
+        Act::By(_) | Act::AskThen(_) | Act::Ask { .. } | Act::AskAndDie => unreachable!("it was judged"),
         Act::Crash => {
             control.finish("exit", false);
             None

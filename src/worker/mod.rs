@@ -35,6 +35,8 @@ pub enum ToWorker {
     Release { plan_id: u64 },
     /// Load and describe a function; answered by [`FromWorker::Described`] or [`FromWorker::Refused`].
     Describe { function: proto::FunctionSpec },
+    /// The answer to [`FromWorker::Fetch`], or why there is none.
+    Fetched { plan_id: u64, seq: u64, result: Result<Batch, Error> },
 }
 
 /// What a worker answers.
@@ -48,6 +50,8 @@ pub enum FromWorker {
     Refused(Error),
     /// The answer to batch `seq`.
     Answer { seq: u64, result: Result<Batch, Error>, cost: Cost, metrics: Vec<proto::MetricDelta> },
+    /// The function of batch `seq` asks for state, and waits for [`ToWorker::Fetched`].
+    Fetch { seq: u64, asked: Batch },
 }
 
 /// Where a batch's time went inside the worker, in nanoseconds.

@@ -35,6 +35,23 @@ class Histories(KeyedProcessFunction):
         yield value.key, sum(seen), len(seen), len(list(self.counts.keys()))
 
 
+class Purge(KeyedProcessFunction):
+    """A map and a list that a value of 0 clears."""
+
+    output = {"key": "bigint", "entries": "bigint", "elements": "bigint"}
+    entries = MapState("bigint", "bigint")
+    elements = ListState("bigint")
+
+    def process_element(self, value, ctx):
+        if value.value == 0:
+            self.entries.clear()
+            self.elements.clear()
+        else:
+            self.entries.put(value.value, 1)
+            self.elements.add(value.value)
+        yield value.key, len(list(self.entries.keys())), len(list(self.elements.get()))
+
+
 class Split(KeyedProcessFunction):
     """Values of 100 and more go aside."""
 

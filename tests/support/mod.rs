@@ -1,6 +1,8 @@
 //! What the end-to-end suites share: engines behind both doors, batches, functions.
 #![allow(dead_code, reason = "each suite uses a part")]
 
+pub mod keyed;
+
 use arrow_array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, cast::AsArray, types::Int64Type};
 use pillion::{
     Config, Error, FunctionRef, Pillion, Plan, Session, SessionOptions,

@@ -1,6 +1,10 @@
 //! How a bundle of a keyed session travels: as one record batch of one row, whose columns are lists (see `KeyedPlan` in `fn.proto`). So all that is true of batches is
 //! true of bundles: frames, slots, credits, replay, pointers in thread mode. Packing and unpacking share memory.
 
+mod fetch;
+
+pub use fetch::Fetched;
+
 use crate::{ipc::schema_from_ipc, proto};
 use arrow_array::{
     Array, ArrayRef, BooleanArray, Int64Array, LargeListArray, RecordBatch, RecordBatchOptions, StructArray, UInt32Array,
@@ -127,11 +131,6 @@ pub fn timer_write_fields() -> Fields {
     timer_fields().iter().cloned().chain([Arc::new(Field::new("op", DataType::UInt8, false))]).collect()
 }
 
-/// The fields of what is fetched from one cell.
-pub fn fetch_fields() -> Fields {
-    vec![Field::new("key", DataType::UInt32, false), Field::new("namespace", DataType::Binary, false)].into()
-}
-
 /// The input of one call.
 #[derive(Clone, Debug)]
 pub struct Bundle {
@@ -236,9 +235,11 @@ impl Layout {
             Arc::new(Field::new("writes", DataType::Struct(per_cell(&|cell| DataType::Struct(cell.write()))), false)),
             structs("timers", timer_write_fields()),
         ]);
-        let asked = per_cell(&|_| DataType::Struct(fetch_fields()));
+        let asked = per_cell(&|cell| DataType::Struct(cell.fetch()));
         let fetch = Schema::new(vec![Field::new("cells", DataType::Struct(asked), false)]);
-        let fetched = Schema::new(vec![Field::new("cells", DataType::Struct(values), false)]);
+        let next = per_cell(&|_| DataType::Binary);
+        let fetched =
+            Schema::new(vec![Field::new("cells", DataType::Struct(values), false), Field::new("next", DataType::Struct(next), false)]);
         let [bundle, effects, fetch, fetched] = [bundle, effects, fetch, fetched].map(Arc::new);
         Ok(Layout { cells, rows, keys, outputs, bundle, effects, fetch, fetched })
     }
@@ -354,23 +355,6 @@ impl Layout {
             check_places(timers.column(0), keys)?;
         }
         Ok(Effects { outputs: outputs.collect::<Result<_, _>>()?, writes: writes.collect::<Result<_, ArrowError>>()?, timers })
-    }
-
-    /// Packs what is asked, or answered, of each cell in mid-bundle: `schema` is [`Layout::fetch`] or [`Layout::fetched`].
-    ///
-    /// # Errors
-    /// [`ArrowError`] if it has other types.
-    pub fn pack_cells(&self, schema: &SchemaRef, cells: Vec<Option<ArrayRef>>) -> Result<RecordBatch, ArrowError> {
-        RecordBatch::try_new(schema.clone(), vec![per_cell(schema.field(0), cells)?])
-    }
-
-    /// Unpacks what [`Layout::pack_cells`] has packed.
-    ///
-    /// # Errors
-    /// [`ArrowError`] if it is of another schema.
-    pub fn unpack_cells(&self, schema: &SchemaRef, batch: &RecordBatch) -> Result<Vec<Option<ArrayRef>>, ArrowError> {
-        check(batch, schema)?;
-        Ok(cells_of(batch.column(0)))
     }
 
     /// The state, if each cell has a value for each key.

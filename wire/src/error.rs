@@ -158,7 +158,7 @@ codes! {
     StateHostFailed = "state_host_failed",
     /// The timestamp of a timer is out of the range of its type.
     TimerOutOfRange = "timer_out_of_range",
-    /// Another attempt has taken over the key groups of this session.
+    /// Another session has the key groups of this one.
     Fenced = "fenced",
     /// No checkpoint has this handle.
     SnapshotUnknown = "snapshot_unknown",

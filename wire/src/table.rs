@@ -11,7 +11,7 @@ use std::ffi::{CStr, c_void};
 pub const CAPSULE: &CStr = c"pillion._native.table";
 
 /// Version of the layout and of what the functions mean; sides of different versions refuse each other.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// All went well; the answer is what the function says.
 pub const OK: i32 = 0;
@@ -69,6 +69,24 @@ pub struct Worker {
 
 /// An `ArrowArray` of the C data interface.
 pub type Array = c_void;
+
+/// How the function of a keyed plan asks the engine for state while it executes. Lent for the call.
+#[repr(C)]
+pub struct Fetch {
+    /// Passed on as it is.
+    pub context: *const c_void,
+    /// Takes a struct array of the plan's `fetch` schema, waits for the answer, and writes it as one of the `fetched` schema. If there is none it writes an `Error`.
+    ///
+    /// # Safety
+    /// The context is that of this struct, the array that is asked is taken, the answer released or uninitialised; all pointers are valid. Not after the call to
+    /// which it was lent.
+    pub call: unsafe extern "C" fn(*const c_void, *mut Array, *mut Array, *mut Bytes) -> i32,
+    /// Takes back what an `Error` was made of.
+    ///
+    /// # Safety
+    /// The bytes came from `call` and are given back once.
+    pub free: unsafe extern "C" fn(Bytes),
+}
 
 /// Asks about nothing in particular. The last argument takes the answer, which may stay empty.
 ///
@@ -128,11 +146,11 @@ pub struct Table {
     /// The worker lives.
     pub release: unsafe extern "C" fn(*const Worker, u64),
     /// Executes the plan of this number over a struct array, which is taken, and writes another one. Both have the schemas that `prepare` named. The cost is
-    /// written even if the call fails. The answer is a `WorkerData` with the metrics, or empty.
+    /// written even if the call fails. The answer is a `WorkerData` with the metrics, or empty. Without a `Fetch`, which may be null, the function gets no state in mid-call.
     ///
     /// # Safety
     /// The worker lives; the input is an array of the plan's input schema, the output released or uninitialised; all pointers are valid.
-    pub execute: unsafe extern "C" fn(*const Worker, u64, *mut Array, *mut Array, *mut Cost, *mut Bytes) -> i32,
+    pub execute: unsafe extern "C" fn(*const Worker, u64, *mut Array, *const Fetch, *mut Array, *mut Cost, *mut Bytes) -> i32,
     /// Raises an exception in the Python code that this worker executes, if any; native code notices when it returns. May wait for the GIL.
     ///
     /// # Safety

@@ -17,6 +17,7 @@ use crate::batch::Batch;
 use crate::cast::lossless;
 use crate::column::Column;
 use crate::error::Outcome;
+use crate::fetch::Fetch;
 
 /// The module with the classes that Python sees.
 const MODULE: &str = "pillion.bundle";
@@ -24,17 +25,11 @@ const MODULE: &str = "pillion.bundle";
 /// Names of the domains of timers, by their numbers.
 const DOMAINS: [&str; 2] = ["event", "processing"];
 
-/// One call of a keyed plan: the packed effects of a packed bundle, and the nanoseconds in user code.
+/// One call of a keyed plan: the packed effects of a packed bundle, and the nanoseconds in user code, those included in which it waited for state.
 ///
 /// # Errors
 /// What Python raised; `ValueError` for a bundle that breaks the protocol, `TypeError` for effects of other types than were announced.
-pub fn call(
-    py: Python<'_>,
-    plan: &Py<PyAny>,
-    layout: &Layout,
-    input: &RecordBatch,
-    fetch: Option<Py<PyAny>>,
-) -> PyResult<(RecordBatch, u64)> {
+pub fn call(py: Python<'_>, plan: &Py<PyAny>, layout: &Layout, input: &RecordBatch, fetch: Fetch) -> PyResult<(RecordBatch, u64)> {
     let bundle = layout.unpack(input).map_err(|error| PyValueError::new_err(error.to_string()))?;
     let bundle = py.import(MODULE)?.getattr(intern!(py, "Bundle"))?.call((), Some(&to_python(py, layout, bundle, fetch)?))?;
     let effects = plan.bind(py).call1((bundle,))?;
@@ -43,7 +38,7 @@ pub fn call(
     Ok((packed, effects.getattr(intern!(py, "user_ns"))?.extract()?))
 }
 
-fn to_python<'py>(py: Python<'py>, layout: &Layout, bundle: Bundle, fetch: Option<Py<PyAny>>) -> PyResult<Bound<'py, PyDict>> {
+fn to_python<'py>(py: Python<'py>, layout: &Layout, bundle: Bundle, fetch: Fetch) -> PyResult<Bound<'py, PyDict>> {
     let cells = |parts: Vec<Option<ArrayRef>>| {
         let dict = PyDict::new(py);
         for (cell, values) in layout.cells.iter().zip(parts) {
@@ -70,13 +65,12 @@ fn to_python<'py>(py: Python<'py>, layout: &Layout, bundle: Bundle, fetch: Optio
     dict.set_item("watermark", bundle.watermark)?;
     dict.set_item("processing_time", bundle.processing_time)?;
     dict.set_item("broadcast", bundle.broadcast)?;
-    if let Some(fetch) = fetch {
-        dict.set_item("fetch", fetch)?;
-    }
+    dict.set_item("fetch", Bound::new(py, fetch)?)?;
     Ok(dict)
 }
 
-fn column(name: &str, array: ArrayRef) -> Column {
+/// A column of this name.
+pub fn column(name: &str, array: ArrayRef) -> Column {
     let field = Field::new(name, array.data_type().clone(), true);
     Column::new(array, Arc::new(field))
 }
@@ -126,7 +120,15 @@ fn from_python(layout: &Layout, effects: &Bound<'_, PyAny>) -> PyResult<Effects>
     })
 }
 
-/// What a column of writes is that was left out.
+/// What is asked of a cell, in the columns of `schema`.
+///
+/// # Errors
+/// `TypeError` or `ValueError` if there is something else.
+pub fn asked_of(py: Python<'_>, cell: &str, batch: &RecordBatch, schema: &SchemaRef) -> PyResult<RecordBatch> {
+    conform(batch, schema, &omitted).map_err(|error| error.into_py(py, cell))
+}
+
+/// What a column of writes, or of what is asked, is that was left out.
 fn omitted(field: &Field, rows: usize) -> Option<ArrayRef> {
     match field.name().as_str() {
         "op" => Some(Arc::new(UInt8Array::from_value(op::PUT, rows))),

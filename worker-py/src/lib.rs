@@ -17,6 +17,7 @@ mod classes;
 mod column;
 mod datatype;
 mod error;
+mod fetch;
 mod from_python;
 mod numpy;
 mod parse;

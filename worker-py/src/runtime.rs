@@ -10,6 +10,7 @@ mod data;
 pub mod execute;
 pub mod failure;
 mod frames;
+mod line;
 pub mod logs;
 pub mod message;
 pub mod metrics;

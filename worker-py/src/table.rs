@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 use arrow_array::ffi::{FFI_ArrowArray, from_ffi_and_data_type};
 use arrow_array::{Array as _, RecordBatch, RecordBatchOptions, StructArray};
 use arrow_schema::{DataType, SchemaRef};
+use pillion_wire::bundle::Layout;
 use pillion_wire::error::Code;
 use pillion_wire::proto;
-use pillion_wire::table::{Array, Bytes, CAPSULE, Cost, FAILED, Lent, OK, Table, VERSION, Worker};
+use pillion_wire::table::{Array, Bytes, CAPSULE, Cost, FAILED, Fetch, Lent, OK, Table, VERSION, Worker};
 use prost::Message;
 use pyo3::ffi;
 use pyo3::intern;
@@ -22,6 +23,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyCapsule;
 
 use crate::buffers;
+use crate::fetch::Source;
 use crate::runtime::execute::{Executed, Executor, Failure};
 use crate::runtime::logs::{self, Queue};
 use crate::runtime::{failure, message, nanoseconds};
@@ -254,35 +256,65 @@ unsafe extern "C" fn execute(
     worker: *const Worker,
     plan: u64,
     input: *mut Array,
+    fetch: *const Fetch,
     output: *mut Array,
     cost: *mut Cost,
     answer: *mut Bytes,
 ) -> i32 {
     let began = Instant::now();
-    let mut user_ns = 0;
+    let (mut user_ns, mut waited_ns) = (0, 0);
     let status = guarded(answer, || {
         // SAFETY: the engine passes a valid array, of which this takes possession.
         let input = unsafe { FFI_ArrowArray::from_raw(input.cast()) };
         let executed = inner(worker).run(|executor| {
-            let schema = match executor.plan(plan) {
-                Some(Ok(plan)) => plan.input.clone(),
+            let (schema, layout) = match executor.plan(plan) {
+                Some(Ok(plan)) => (plan.input.clone(), plan.layout.clone()),
                 Some(Err(error)) => return Err(error.clone()),
                 None => return Err(failure::error(Code::ProtocolViolation, format!("plan {plan} was not prepared"))),
             };
-            Ok(executor.execute(plan, import(input, schema)?))
+            let source = layout.filter(|_| !fetch.is_null()).map(|layout| Box::new(Asking { fetch, layout }) as Box<dyn Source>);
+            Ok(executor.execute(plan, import(input, schema)?, source))
         });
-        let Executed { outcome, user_ns: inside, metrics } = executed?;
-        user_ns = inside;
+        let Executed { outcome, user_ns: inside, waited_ns: waited, metrics } = executed?;
+        (user_ns, waited_ns) = (inside, waited);
         let result = FFI_ArrowArray::new(&StructArray::from(outcome?).into_data());
         // SAFETY: the engine passes memory for an array that holds nothing yet.
         unsafe { output.cast::<FFI_ArrowArray>().write(result) };
         // Empty if there are none.
         Ok(proto::WorkerData { metrics, ..Default::default() }.encode_to_vec())
     });
-    let convert_ns = nanoseconds(began.elapsed()).saturating_sub(user_ns);
+    let convert_ns = nanoseconds(began.elapsed()).saturating_sub(user_ns + waited_ns);
     // SAFETY: the engine passes a pointer that is valid for writing.
     unsafe { cost.write(Cost { convert_ns, user_ns }) };
     status
+}
+
+/// Asks the engine for state, while the call lasts that it was lent for: the executor closes the way to it before it returns.
+struct Asking {
+    fetch: *const Fetch,
+    layout: Arc<Layout>,
+}
+
+// SAFETY: the engine takes questions on any thread, one at a time.
+unsafe impl Send for Asking {}
+
+impl Source for Asking {
+    fn fetch(&mut self, asked: RecordBatch) -> Result<RecordBatch, Failure> {
+        let mut asked = std::mem::ManuallyDrop::new(FFI_ArrowArray::new(&StructArray::from(asked).into_data()));
+        let (mut found, mut answer) = (FFI_ArrowArray::empty(), Bytes::NONE);
+        // SAFETY: lent by the engine for a call that still runs. The question is an array of the plan's `fetch` schema, which the engine takes; the rest is empty.
+        let status = unsafe {
+            let Fetch { context, call, .. } = *self.fetch;
+            call(context, (&raw mut *asked).cast(), (&raw mut found).cast(), &raw mut answer)
+        };
+        if status == OK {
+            return import(found, self.layout.fetched.clone());
+        }
+        let error = decoded::<proto::Error>(Lent { data: answer.data, length: answer.length }).unwrap_or_else(|damaged| *damaged);
+        // SAFETY: the bytes came from this call; given back once.
+        unsafe { ((*self.fetch).free)(answer) };
+        Err(Box::new(error))
+    }
 }
 
 /// The rows of a struct array as a batch of `schema`.

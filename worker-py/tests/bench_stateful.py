@@ -166,7 +166,7 @@ def measure(name: str, function: Any, bundle: Bundle, size: int, seconds: float)
     """Print the best rate of several calls."""
     declared = function if isinstance(function, StatefulFunction) else StatefulFunction(function)
     bundle.fetch = lambda wanted: [
-        Column.from_pylist([None] * len(keys), prepared.store.cells[cell].codec.type) for cell, keys, _ in wanted
+        (Column.from_pylist([None] * len(asked), prepared.store.cells[cell].codec.type), None) for cell, asked in wanted
     ]
     prepared = PreparedProcess(LoadedFunction(name, declared), [FIELDS], FIELDS[:1])
     prepared.call(bundle)

@@ -46,10 +46,10 @@ CELLS = ("last", "all", "counts", "most", "mean", "any")
 
 
 @pytest.mark.parametrize("rows_per_bundle", [1, 3, 100])
-@pytest.mark.parametrize("deferred", [(), CELLS])
-def test_every_kind_of_cell(rows_per_bundle: int, deferred: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(("deferred", "page"), [((), None), (CELLS, None), (CELLS, 1)])
+def test_every_kind_of_cell(rows_per_bundle: int, deferred: tuple[str, ...], page: int | None) -> None:
     function = process(Declared(), output=OUTPUT)
-    harness = Harness(function, input=INPUT, key="user", rows_per_bundle=rows_per_bundle, deferred=deferred)
+    harness = Harness(function, input=INPUT, key="user", rows_per_bundle=rows_per_bundle, deferred=deferred, page=page)
     harness.push_batch([("a", 1), ("b", 2), ("a", 3), ("a", 1)])
     last = harness.output()[-1]
     assert last == ("a", "3", [1, 3, 1], {1: 2, 3: 1}, 3, 5 / 3)
@@ -157,6 +157,7 @@ def test_programs_like_a_model(seed: int) -> None:
         key="user",
         rows_per_bundle=chance.choice([1, 3, 7, 1000]),
         deferred=deferred,
+        page=chance.choice([None, 1, 2]),
     )
     rows = [(chance.randrange(4), chance.choice(OPS), chance.randrange(10)) for _ in range(200)]
     models = [Model() for _ in range(4)]
@@ -268,8 +269,9 @@ class Remember(KeyedProcessFunction):
         ),
     ],
 )
-def test_time_to_live(ttl: Any, seen: list[Any]) -> None:
-    harness = Harness(Remember(ttl), input=INPUT, key="user")
+@pytest.mark.parametrize("deferred", [(), ("value", "items", "entries")])
+def test_time_to_live(ttl: Any, seen: list[Any], deferred: tuple[str, ...]) -> None:
+    harness = Harness(Remember(ttl), input=INPUT, key="user", deferred=deferred, page=1)
     harness.push(("a", 1))
     for time, row in [(500, ("a", 0)), (600, ("a", 2)), (999, ("a", 0)), (1100, ("a", 0)), (1900, ("a", 0))]:
         harness.advance_processing_time(time)

@@ -83,6 +83,7 @@ def test_like_a_model(name: str, way: str, seed: int) -> None:
         rows_per_bundle=chance.choice([1, 3, 100]),
         timers_per_bundle=chance.choice([1, 2, 100]),
         deferred=chance.choice([(), ("window-contents",)]),
+        page=chance.choice([None, 1, 2]),
     )
     model = Model(assigner, lateness, gap)
     watermark = 0
@@ -107,21 +108,58 @@ def test_like_a_model(name: str, way: str, seed: int) -> None:
     assert not any(cell.data for cell in harness.cells.values())  # nothing is left behind
 
 
+def counting(harness: Harness) -> list[int]:
+    """How many cells each fetch has asked for."""
+    calls: list[int] = []
+    run = harness.prepared.call
+
+    def counted(bundle: Any) -> Any:
+        fetch = bundle.fetch
+        bundle.fetch = lambda wanted: calls.append(len(wanted)) or fetch(wanted)
+        return run(bundle)
+
+    harness.prepared.call = counted  # type: ignore[method-assign]
+    return calls
+
+
 def test_fetches_are_few() -> None:
     """One for each bundle of rows that aggregates, however many keys and windows; none that only appends."""
     for way, expected in (("process", 0), ("aggregate", 1)):
         harness = Harness(declared(w.SlidingEventTimeWindows.of(10, 2), way), input=INPUT, key="user")
-        calls = []
-        run = harness.prepared.call
-
-        def counting(bundle, calls=calls, run=run):
-            fetch = bundle.fetch
-            bundle.fetch = lambda wanted: calls.append(len(wanted)) or fetch(wanted)
-            return run(bundle)
-
-        harness.prepared.call = counting
+        calls = counting(harness)
         harness.push_batch([(str(i % 50), 1) for i in range(500)], list(range(500)))
         assert len(calls) == expected
         harness.advance_watermark(10_000)
         assert len(calls) == expected  # what fires comes with its timers
         assert len(harness.output()) > 500
+
+
+EVERY = {
+    "tumbling": (w.TumblingEventTimeWindows.of(10), None),
+    "sliding": (w.SlidingEventTimeWindows.of(10, 2), None),
+    "session": (w.EventTimeSessionWindows.with_gap(6), None),
+    "session that counts": (w.EventTimeSessionWindows.with_gap(6), w.CountTrigger.of(2)),
+    "tumbling that counts": (w.TumblingEventTimeWindows.of(10), w.CountTrigger.of(2)),
+    "again and again": (w.TumblingEventTimeWindows.of(100), w.ContinuousEventTimeTrigger.of(7)),
+    "count": (w.count_window(3), None),
+    "global": (w.GlobalWindows.create(), w.PurgingTrigger.of(w.CountTrigger.of(3))),
+}
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("name", EVERY)
+def test_no_fetch_is_for_one_key(name: str, kept: bool) -> None:
+    """Whatever the windows: the trigger's cells, and then the contents, of all keys of a bundle at once."""
+    assigner, trigger = EVERY[name]
+    if kept:
+        way: dict[str, Any] = {"process": lambda key, context, elements: [(key, len(list(elements)))], "output": INPUT}
+    else:
+        way = {"reduce": lambda a, b: (a[0], a[1] + b[1])}
+    harness = Harness(w.window(assigner, trigger=trigger, **way), input=INPUT, key="user")
+    calls = counting(harness)
+    for start in (0, 40, 80):
+        harness.push_batch([(str(i % 50), 1) for i in range(300)], [start + i % 30 for i in range(300)])
+        harness.advance_watermark(start + 25)
+    harness.finish()
+    assert harness.output()
+    assert len(calls) <= 2 * len(harness.effects), f"{len(calls)} fetches for {len(harness.effects)} bundles"

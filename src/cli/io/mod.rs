@@ -7,6 +7,7 @@ mod ipc;
 mod json;
 mod output;
 mod parquet;
+mod parts;
 mod recast;
 #[cfg(test)]
 mod tests;
@@ -22,7 +23,8 @@ use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 
 use crate::cli::failure::Failure;
 
-pub use output::{Output, Stop, Target};
+pub use output::{Commit, Output, Stop, Target};
+pub use parts::{Folder, Parts};
 pub use recast::in_utc;
 
 /// What a file holds.
@@ -97,6 +99,8 @@ pub struct Input {
     name: String,
     inferred: bool,
     rows: u64,
+    /// Rows at the start that are not given.
+    skip: u64,
     batches: Batches,
 }
 
@@ -131,6 +135,27 @@ impl Input {
     /// # Errors
     /// A failure that names the file and says how far it could be read.
     pub fn next_batch(&mut self) -> Option<Result<RecordBatch, Failure>> {
+        loop {
+            let batch = match self.read_batch()? {
+                Ok(batch) => batch,
+                Err(failure) => return Some(Err(failure)),
+            };
+            let skipped = self.skip.min(batch.num_rows() as u64) as usize;
+            self.skip -= skipped as u64;
+            if skipped < batch.num_rows() {
+                return Some(Ok(batch.slice(skipped, batch.num_rows() - skipped)));
+            } else if skipped == 0 {
+                return Some(Ok(batch));
+            }
+        }
+    }
+
+    /// Leaves out so many rows at the start: they are read, and not given.
+    pub fn skip(&mut self, rows: u64) {
+        self.skip = rows;
+    }
+
+    fn read_batch(&mut self) -> Option<Result<RecordBatch, Failure>> {
         let next = guarded(|| self.batches.next().transpose()).transpose()?;
         Some(match next {
             Ok(batch) => {
@@ -179,7 +204,7 @@ impl Opening {
             return Err(Failure::data(format!("`{}` has two columns named `{twice}`", self.name)).hint("rename one of them"));
         }
         let Opened { schema, size, has_batches, batches } = opened;
-        Ok(Input { schema, size, has_batches, name: self.name, inferred: self.inferred, rows: 0, batches })
+        Ok(Input { schema, size, has_batches, name: self.name, inferred: self.inferred, rows: 0, skip: 0, batches })
     }
 
     /// Says that the file is at fault, where and why; `rows` were read before.

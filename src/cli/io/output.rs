@@ -80,15 +80,7 @@ impl Target {
                 (Box::new(BufWriter::new(file)), Some(Reserved { file: copy, path, target }))
             }
         };
-        let sink: Result<Box<dyn Sink>, ArrowError> = match format {
-            Format::Csv => csv::CsvSink::new(writer, &schema).map(|sink| Box::new(sink) as _),
-            Format::Parquet => parquet::ParquetSink::new(writer, schema).map(|sink| Box::new(sink) as _),
-            Format::IpcFile => ipc::FileSink::new(writer, &schema).map(|sink| Box::new(sink) as _),
-            Format::IpcStream => ipc::StreamSink::new(writer, &schema).map(|sink| Box::new(sink) as _),
-            Format::JsonLines => Ok(Box::new(json::JsonSink::new(writer))),
-        };
-        let sink = sink.map_err(|error| cannot_write(&name, &error))?;
-        Ok((Output { name: name.clone(), sink }, Commit { name, reserved }))
+        Ok((Output::new(name.clone(), format, writer, schema)?, Commit { name, reserved }))
     }
 }
 
@@ -113,7 +105,29 @@ pub enum Stop {
     Failed(Failure),
 }
 
+impl From<pillion::Error> for Stop {
+    fn from(error: pillion::Error) -> Self {
+        Stop::Failed(error.into())
+    }
+}
+
 impl Output {
+    /// Writes this format; `name` is for messages.
+    ///
+    /// # Errors
+    /// A schema that the format has no form for; a write that fails.
+    pub(super) fn new(name: String, format: Format, writer: Box<dyn Write + Send>, schema: SchemaRef) -> Result<Self, Failure> {
+        let sink: Result<Box<dyn Sink>, ArrowError> = match format {
+            Format::Csv => csv::CsvSink::new(writer, &schema).map(|sink| Box::new(sink) as _),
+            Format::Parquet => parquet::ParquetSink::new(writer, schema).map(|sink| Box::new(sink) as _),
+            Format::IpcFile => ipc::FileSink::new(writer, &schema).map(|sink| Box::new(sink) as _),
+            Format::IpcStream => ipc::StreamSink::new(writer, &schema).map(|sink| Box::new(sink) as _),
+            Format::JsonLines => Ok(Box::new(json::JsonSink::new(writer))),
+        };
+        let sink = sink.map_err(|error| cannot_write(&name, &error))?;
+        Ok(Output { name, sink })
+    }
+
     /// Writes one batch.
     ///
     /// # Errors

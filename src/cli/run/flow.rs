@@ -4,24 +4,27 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use arrow_array::RecordBatch;
-use pillion::host::{SessionInput, SessionOutput, Timing};
+use pillion::host::{SessionInput, Timing};
 use pillion::metrics::MetricTotals;
-use pillion::{Code, Error, Event, Session};
+use pillion::{Code, Error, Session};
 use tokio::sync::{mpsc, oneshot};
 
+use super::commits::{Barriers, CheckpointTotals, Commits};
 use super::cut::Cutter;
+use super::drain::Drain;
 use super::keyed::Watermarks;
 use super::plan::{Assembly, Binding};
+use super::writer::{self, Destination};
 use crate::cli::failure::Failure;
-use crate::cli::io::{Input, Output, Stop};
-use crate::cli::progress::{Progress, count};
+use crate::cli::io::{Input, Stop};
+use crate::cli::progress::Progress;
 
 /// Batches that may wait between two stages.
 const WAITING: usize = 2;
 /// Batches that may be under way in the session; its own credits are the narrower limit for large ones.
 const UNDER_WAY: usize = 64;
-/// How often progress is shown while no result comes.
-const REDRAW: Duration = Duration::from_millis(500);
+/// The same with checkpoints: a barrier waits for all that was sent before it, and these keep the lanes busy.
+const BEFORE_BARRIER: usize = 8;
 
 /// Everything that one run moves.
 pub struct Flow {
@@ -30,15 +33,19 @@ pub struct Flow {
     pub session: Session,
     pub binding: Binding,
     pub assembly: Assembly,
-    pub output: Output,
+    pub output: Destination,
     /// Side outputs by tag.
-    pub sides: Vec<(String, Output)>,
+    pub sides: Vec<(String, Destination)>,
     /// Batches have any number of results, which come before they are sealed.
     pub keyed: bool,
     /// How event time goes on.
     pub watermarks: Option<Watermarks>,
     /// Whether a batch over the size limit may be sent in parts.
     pub may_split: bool,
+    /// Rows of the input that an earlier run has worked off.
+    pub first_row: u64,
+    /// Of a run with checkpoints.
+    pub checkpoints: Option<(Commits, Barriers)>,
 }
 
 /// What was moved, and where the time went.
@@ -67,10 +74,12 @@ pub struct Totals {
     pub state: Duration,
     /// What the functions counted.
     pub metrics: MetricTotals,
+    pub checkpoints: CheckpointTotals,
 }
 
 impl Totals {
-    fn add(&mut self, timing: &Timing) {
+    /// Adds the times of a batch.
+    pub fn add(&mut self, timing: &Timing) {
         self.queue += Duration::from_nanos(timing.queue_ns);
         self.wire += Duration::from_nanos(timing.wire_ns);
         self.convert += Duration::from_nanos(timing.convert_ns);
@@ -80,16 +89,10 @@ impl Totals {
 }
 
 /// A batch that was sent and waits for its result.
-struct Sent {
-    batch: RecordBatch,
+pub struct Sent {
+    pub batch: RecordBatch,
     /// Rows of the input before it.
-    first_row: u64,
-}
-
-/// For the writing thread. A channel that closes without `Finish` means that the output is given up.
-enum Write {
-    Batch(RecordBatch),
-    Finish,
+    pub first_row: u64,
 }
 
 impl Flow {
@@ -101,30 +104,38 @@ impl Flow {
         let started = Instant::now();
         let name = self.input.name().to_owned();
         let (batches, read_time) = spawn_reader(self.input, self.cutter);
-        let (writes, written) = spawn_writer(self.output);
+        let (writes, written) = writer::spawn(self.output);
         let (mut sides, mut all_written) = (Vec::new(), vec![written]);
         for (tag, output) in self.sides {
-            let (writes, written) = spawn_writer(output);
+            let (writes, written) = writer::spawn(output);
             sides.push((tag, writes));
             all_written.push(written);
         }
         let (input, output) = self.session.split();
-        let (sent, under_way) = mpsc::channel(UNDER_WAY);
-        let feed = Feed { batches, input, sent, binding: self.binding, watermarks: self.watermarks, may_split: self.may_split };
+        let (sent, under_way) = mpsc::channel(if self.checkpoints.is_some() { BEFORE_BARRIER } else { UNDER_WAY });
+        let (commits, barriers) = self.checkpoints.unzip();
+        let (binding, watermarks, may_split) = (self.binding, self.watermarks, self.may_split);
+        let feed = Feed { batches, input, sent, binding, watermarks, may_split, barriers, row: self.first_row };
         let (assembly, keyed) = (self.assembly, self.keyed);
-        let drain = Drain { output, under_way, writes, sides, keyed, assembly, totals: Totals::default(), name };
+        let drain = Drain { output, under_way, writes, sides, keyed, commits, assembly, totals: Totals::default(), name };
         let (_, mut totals) = match tokio::try_join!(feed.run(), drain.run(progress)) {
             Ok(done) => done,
             // The other stages ended because the writer did; what it has to say is the reason.
             Err(Early::Writer) => ((), Totals::default()),
             Err(Early::Failed(failure)) => return Err(failure),
         };
+        let mut gave_up = false;
         for written in all_written {
-            match written.await.map_err(|_| broken("the writing thread ended early"))? {
-                Ok(write) => totals.write += write,
-                Err(Stop::ReaderGone) => totals.reader_gone = true,
-                Err(Stop::Failed(failure)) => return Err(failure),
+            match written.await {
+                Ok(Ok(write)) => totals.write += write,
+                Ok(Err(Stop::ReaderGone)) => totals.reader_gone = true,
+                Ok(Err(Stop::Failed(failure))) => return Err(failure),
+                // Because another one did, or its thread has panicked.
+                Err(_) => gave_up = true,
             }
+        }
+        if gave_up && !totals.reader_gone {
+            return Err(broken("a writing thread ended early"));
         }
         totals.read = read_time.await.unwrap_or_default();
         totals.elapsed = started.elapsed();
@@ -133,7 +144,7 @@ impl Flow {
 }
 
 /// Why the stages around the session ended before the end.
-enum Early {
+pub enum Early {
     /// The writer takes nothing more.
     Writer,
     Failed(Failure),
@@ -180,33 +191,6 @@ fn spawn_reader(mut input: Input, mut cutter: Cutter) -> (mpsc::Receiver<Result<
     (receiver, time)
 }
 
-/// Writes batches on a thread of its own; tells at the end how long that took.
-fn spawn_writer(mut output: Output) -> (mpsc::Sender<Write>, oneshot::Receiver<Result<Duration, Stop>>) {
-    let (sender, mut receiver) = mpsc::channel(WAITING);
-    let (told, outcome) = oneshot::channel();
-    std::thread::spawn(move || {
-        let mut busy = Duration::ZERO;
-        while let Some(write) = receiver.blocking_recv() {
-            let since = Instant::now();
-            match write {
-                Write::Batch(batch) => {
-                    if let Err(stop) = output.write(&batch) {
-                        let _ = told.send(Err(stop));
-                        return;
-                    }
-                    busy += since.elapsed();
-                }
-                Write::Finish => {
-                    let outcome = output.finish().map(|()| busy + since.elapsed());
-                    let _ = told.send(outcome);
-                    return;
-                }
-            }
-        }
-    });
-    (sender, outcome)
-}
-
 /// From the reader into the session.
 struct Feed {
     batches: mpsc::Receiver<Result<RecordBatch, Failure>>,
@@ -215,23 +199,52 @@ struct Feed {
     binding: Binding,
     watermarks: Option<Watermarks>,
     may_split: bool,
+    barriers: Option<Barriers>,
+    /// Rows of the input that were sent, by this run or an earlier one.
+    row: u64,
 }
 
 impl Feed {
     async fn run(mut self) -> Result<(), Early> {
-        let mut first_row = 0;
-        while let Some(batch) = self.batches.recv().await {
-            let batch = batch?;
-            let rows = batch.num_rows() as u64;
-            if !self.send(batch, first_row).await? {
+        if let Some(watermark) = self.watermarks.as_ref().and_then(Watermarks::reached)
+            && !is_open(self.input.watermark(watermark).await)?
+        {
+            return Ok(());
+        }
+        loop {
+            let next = tokio::select! {
+                biased;
+                () = due(self.barriers.as_ref(), self.row) => None,
+                next = self.batches.recv() => Some(next),
+            };
+            let goes_on = match next {
+                None => self.barrier().await?,
+                Some(Some(batch)) => self.take(batch?).await?,
+                Some(None) => break,
+            };
+            if !goes_on {
                 return Ok(());
             }
-            first_row += rows;
         }
-        match self.input.finish().await {
-            Err(error) if error.code() != Code::SessionClosed => Err(error.into()),
-            _ => Ok(()),
+        if let Some(barriers) = &self.barriers {
+            // Nothing is left half done when the last commit comes.
+            barriers.settled().await;
         }
+        is_open(self.input.finish().await.map(|()| 0)).map(drop)
+    }
+
+    async fn take(&mut self, batch: RecordBatch) -> Result<bool, Early> {
+        let rows = batch.num_rows() as u64;
+        let goes_on = self.send(batch, self.row).await?;
+        self.row += rows;
+        Ok(goes_on)
+    }
+
+    /// Sends a barrier behind all that was sent.
+    async fn barrier(&mut self) -> Result<bool, Early> {
+        let Some(barriers) = &mut self.barriers else { return Ok(true) };
+        let number = barriers.place(self.row, self.watermarks.as_ref().and_then(Watermarks::reached));
+        is_open(self.input.barrier(number).await)
     }
 
     /// Sends a batch, in halves as often as it takes if it is too large and may be split. False if the session is over, whose other half says why.
@@ -257,121 +270,30 @@ impl Feed {
             if self.sent.send(Sent { batch, first_row }).await.is_err() {
                 return Ok(false);
             }
-            if let Some(watermark) = watermark {
-                match self.input.watermark(watermark).await {
-                    Ok(_) => {}
-                    Err(error) if error.code() == Code::SessionClosed => return Ok(false),
-                    Err(error) => return Err(error.into()),
-                }
+            if let Some(watermark) = watermark
+                && !is_open(self.input.watermark(watermark).await)?
+            {
+                return Ok(false);
             }
         }
         Ok(true)
     }
 }
 
-/// From the session to the writer.
-struct Drain {
-    output: SessionOutput,
-    under_way: mpsc::Receiver<Sent>,
-    writes: mpsc::Sender<Write>,
-    sides: Vec<(String, mpsc::Sender<Write>)>,
-    keyed: bool,
-    assembly: Assembly,
-    totals: Totals,
-    name: String,
+/// Waits until a checkpoint is due.
+async fn due(barriers: Option<&Barriers>, rows: u64) {
+    match barriers {
+        Some(barriers) => barriers.due(rows).await,
+        None => std::future::pending().await,
+    }
 }
 
-impl Drain {
-    async fn run(mut self, progress: &mut Progress) -> Result<Totals, Early> {
-        let mut redraw = tokio::time::interval(REDRAW);
-        loop {
-            let next = tokio::select! {
-                next = self.output.next() => next,
-                _ = redraw.tick() => {
-                    progress.draw();
-                    continue;
-                }
-            };
-            let result = match next {
-                None => break,
-                Some(Ok(Event::Output(result))) if self.keyed => {
-                    self.pass_on(result).await?;
-                    continue;
-                }
-                Some(Ok(Event::Output(result))) => result,
-                Some(Ok(Event::Sealed { .. })) => {
-                    if let Some(sent) = self.under_way.recv().await {
-                        self.totals.batches += 1;
-                        self.totals.rows_in += sent.batch.num_rows() as u64;
-                        progress.add(sent.batch.num_rows() as u64);
-                    }
-                    continue;
-                }
-                Some(Ok(_)) => continue,
-                Some(Err(error)) => return Err(self.explain(error).await.into()),
-            };
-            let Some(sent) = self.under_way.recv().await else {
-                return Err(broken("a result came for no batch").into());
-            };
-            let output = self.assembly.assemble(&sent.batch, result.batch).map_err(|error| broken(&error.to_string()))?;
-            self.count(&sent.batch, &output, &result.timing);
-            self.totals.metrics.add(&result.metrics);
-            progress.add(sent.batch.num_rows() as u64);
-            self.write(Write::Batch(output)).await?;
-        }
-        self.write(Write::Finish).await?;
-        for (_, writes) in &self.sides {
-            writes.send(Write::Finish).await.map_err(|_| Early::Writer)?;
-        }
-        self.totals.filled = self.assembly.filled();
-        self.totals.retries = self.output.ended().map_or(0, |ended| ended.retries);
-        Ok(self.totals)
-    }
-
-    /// A result of a keyed session goes where its output goes.
-    async fn pass_on(&mut self, result: pillion::Output) -> Result<(), Early> {
-        let rows = result.batch.num_rows() as u64;
-        self.totals.add(&result.timing);
-        let Some(tag) = result.tag else {
-            self.totals.rows_out += rows;
-            return self.write(Write::Batch(result.batch)).await;
-        };
-        match self.sides.iter().find(|(known, _)| **known == *tag) {
-            Some((_, writes)) => writes.send(Write::Batch(result.batch)).await.map_err(|_| Early::Writer),
-            None => {
-                *self.totals.left_out.entry(tag.to_string()).or_default() += rows;
-                Ok(())
-            }
-        }
-    }
-
-    async fn write(&self, write: Write) -> Result<(), Early> {
-        self.writes.send(write).await.map_err(|_| Early::Writer)
-    }
-
-    fn count(&mut self, input: &RecordBatch, output: &RecordBatch, timing: &Timing) {
-        let totals = &mut self.totals;
-        totals.batches += 1;
-        totals.rows_in += input.num_rows() as u64;
-        totals.rows_out += output.num_rows() as u64;
-        totals.add(timing);
-    }
-
-    /// Says which rows of the input a failed batch held.
-    async fn explain(&mut self, error: Error) -> Failure {
-        if error.seq().is_none() {
-            return error.into();
-        }
-        let Some(sent) = self.under_way.recv().await else { return error.into() };
-        let row = error.exception().and_then(|exception| exception.row.as_ref()).map(|row| row.index);
-        let place = match row {
-            Some(index) => format!("row {} of `{}`", count(sent.first_row + index + 1), self.name),
-            None => {
-                let last = sent.first_row + sent.batch.num_rows() as u64;
-                format!("rows {} to {} of `{}`", count(sent.first_row + 1), count(last), self.name)
-            }
-        };
-        Failure::Engine { error, place: Some(place) }
+/// False if the session is over, whose other half says why.
+fn is_open(sent: Result<u64, Error>) -> Result<bool, Early> {
+    match sent {
+        Ok(_) => Ok(true),
+        Err(error) if error.code() == Code::SessionClosed => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -384,6 +306,7 @@ fn too_large(error: &Error, batch: &RecordBatch) -> Failure {
     Failure::data(error.message()).hint(hint)
 }
 
-fn broken(what: &str) -> Failure {
+/// A mistake of this program.
+pub fn broken(what: &str) -> Failure {
     Error::new(Code::InvariantBroken, format!("a run cannot go on: {what}")).into()
 }

@@ -12,8 +12,8 @@ use pillion::config::units::parse_duration;
 use pillion::host::FunctionDescription;
 
 use super::bind;
+use super::durable::DurableArgs;
 use crate::cli::failure::Failure;
-use crate::cli::io::Target;
 
 /// Options of functions that keep state.
 #[derive(Debug, Args)]
@@ -34,6 +34,9 @@ pub struct KeyedArgs {
     /// Where to write a side output of the function; may be given several times
     #[arg(long = "side", value_name = "TAG=FILE", value_parser = parse_side)]
     sides: Vec<(String, PathBuf)>,
+
+    #[command(flatten)]
+    pub durable: DurableArgs,
 }
 
 fn parse_side(text: &str) -> Result<(String, PathBuf), String> {
@@ -47,22 +50,30 @@ impl KeyedArgs {
     /// Whether something was asked for that only functions with state have.
     fn flag(&self) -> Option<&'static str> {
         let flags = [("--key-by", self.key_by.is_some()), ("--event-time", self.event_time.is_some()), ("--side", !self.sides.is_empty())];
-        flags.iter().find(|(_, given)| *given).map(|(flag, _)| *flag)
+        flags.iter().find(|(_, given)| *given).map(|(flag, _)| *flag).or_else(|| self.durable.flag())
     }
 
-    /// The files of side outputs, reserved.
+    /// Side outputs and their files.
     ///
     /// # Errors
-    /// As [`Target::reserve`]; a tag that is given twice.
-    pub fn targets(&self) -> Result<Vec<(String, Target)>, Failure> {
-        let mut targets: Vec<(String, Target)> = Vec::new();
-        for (tag, file) in &self.sides {
-            if targets.iter().any(|(known, _)| known == tag) {
+    /// A tag that is given twice.
+    pub fn sides(&self) -> Result<&[(String, PathBuf)], Failure> {
+        for (at, (tag, _)) in self.sides.iter().enumerate() {
+            if self.sides[..at].iter().any(|(known, _)| known == tag) {
                 return Err(Failure::usage(format!("the side output `{tag}` is given two files")));
             }
-            targets.push((tag.clone(), Target::reserve(file)?));
         }
-        Ok(targets)
+        Ok(&self.sides)
+    }
+
+    /// Key columns.
+    pub fn key_by(&self) -> &[String] {
+        self.key_by.as_deref().unwrap_or_default()
+    }
+
+    /// Column with the event time.
+    pub fn event_time(&self) -> Option<&str> {
+        self.event_time.as_deref()
     }
 
     /// How the function is run; `None` if it keeps no state.
@@ -83,8 +94,7 @@ impl KeyedArgs {
                 }
             };
         }
-        let keys = self.key_by.clone().unwrap_or_default();
-        for key in &keys {
+        for key in self.key_by() {
             bind::column(input, key)?;
         }
         let event_time = self.event_time.as_ref().map(|name| bind::column(input, name)).transpose()?;
@@ -93,7 +103,8 @@ impl KeyedArgs {
             let hint = if known.is_empty() { "it has none".to_owned() } else { format!("it has {}", known.join(", ")) };
             return Err(Failure::usage(format!("`{}` has no side output `{tag}`", bind::own_name(function))).hint(hint));
         }
-        let options = KeyedOptions { event_time: self.event_time.clone(), ..KeyedOptions::by(keys) };
+        let mut options = KeyedOptions { event_time: self.event_time.clone(), ..KeyedOptions::by(self.key_by()) };
+        self.durable.add_to(&mut options);
         let delay_ms = i64::try_from(self.watermark_delay.as_millis()).unwrap_or(i64::MAX);
         Ok(Some(Keyed { options, watermarks: event_time.map(|column| Watermarks { column, delay_ms, latest: i64::MIN }) }))
     }
@@ -113,6 +124,16 @@ pub struct Watermarks {
 }
 
 impl Watermarks {
+    /// The last watermark, if there is one.
+    pub fn reached(&self) -> Option<i64> {
+        (self.latest > i64::MIN).then_some(self.latest)
+    }
+
+    /// Goes on where an earlier run stood.
+    pub fn resume(&mut self, watermark_ms: Option<i64>) {
+        self.latest = watermark_ms.unwrap_or(i64::MIN);
+    }
+
     /// The watermark behind a batch, if it goes on: no row is expected that is earlier.
     ///
     /// # Errors

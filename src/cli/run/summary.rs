@@ -27,6 +27,10 @@ pub fn text(totals: &Totals, start: Duration) -> String {
     if totals.retries > 0 {
         text += &format!("\n{}: workers died or hung, and their batches ran again", counted(totals.retries, "retry", "retries"));
     }
+    let checkpoints = totals.checkpoints.line();
+    if !checkpoints.is_empty() {
+        text += &format!("\n{checkpoints}");
+    }
     for (tag, rows) in &totals.left_out {
         text += &format!("\nside output {tag}: {} not written; `--side {tag}=FILE` keeps them", counted(*rows, "row", "rows"));
     }

@@ -1,10 +1,12 @@
 //! Calling the function: packed bundles go through a stateless session, whose leases, deadlines, attempts and fairness are those of every session. A bundle is a function of
 //! what is packed in it, so it may be tried again.
 
+use super::fetch::Fetches;
 use crate::{
     batch::Batch,
     error::{Code, Error, Result},
     session::{Answer, Input, Session},
+    state::Addresses,
 };
 use arrow_array::RecordBatch;
 use arrow_schema::ArrowError;
@@ -33,6 +35,7 @@ pub(super) struct Calls {
     session: Arc<Session>,
     waiting: Arc<Mutex<Waiting>>,
     decoder: Decoder,
+    fetches: Arc<Fetches>,
 }
 
 #[derive(Default)]
@@ -42,24 +45,26 @@ struct Waiting {
 }
 
 impl Calls {
-    /// Calls through a session that answers in any order.
-    pub fn start(session: Arc<Session>, layout: &Layout) -> Result<Self> {
+    /// Calls through a session that answers in any order, whose plan has these `fetches`.
+    pub fn start(session: Arc<Session>, layout: &Layout, fetches: Arc<Fetches>) -> Result<Self> {
         let decoder = Decoder::new(&layout.effects).map_err(|error| undecodable(&error))?;
         let waiting = Arc::<Mutex<Waiting>>::default();
         tokio::spawn(hand_out(session.clone(), waiting.clone()));
-        Ok(Calls { session, waiting, decoder })
+        Ok(Calls { session, waiting, decoder, fetches })
     }
 
-    /// Calls the function with a packed bundle.
-    pub async fn call(&self, bundle: RecordBatch) -> Result<Called> {
+    /// Calls the function with a packed bundle, whose function may ask for the state of these keys.
+    pub async fn call(&self, bundle: RecordBatch, keys: &Arc<Addresses>, now_ms: i64) -> Result<Called> {
         let (tell, told) = oneshot::channel();
-        {
+        let _asking = {
             let mut waiting = lock(&self.waiting);
             let seq = waiting.last_seq + 1;
+            let asking = self.fetches.begin(seq, keys.clone(), now_ms);
             self.session.push(seq, Input::Batch(Batch::Arrow(bundle)))?;
             waiting.last_seq = seq;
             waiting.callers.insert(seq, tell);
-        }
+            asking
+        };
         let over = |_| Err(Error::new(Code::SessionClosed, "the session is over"));
         let (batch, timing, metrics) = told.await.unwrap_or_else(over)?;
         let effects = match batch {

@@ -5,13 +5,13 @@ use crate::{
     batch::event_times,
     error::{Code, Error, Result},
     state::{
-        Addresses, Cell, CellId, Cells, Cleanup, Entries, Kind, Op, Shape, StateBackend, Ttl, Update, Visibility, Writes,
+        Addresses, Cell, CellId, Cells, Cleanup, Entries, Kind, Op, Shape, Ttl, Update, Visibility, Writes,
         codec::{self, Nulls},
         encoding::{Distinct, Groups, KeyEncoder, encode_map_keys, key_group},
-        memory::Memory,
     },
 };
 use arrow_array::{Array, ArrayRef, BinaryArray, RecordBatch, StructArray, UInt32Array, cast::AsArray, types};
+use arrow_buffer::NullBuffer;
 use arrow_schema::Fields;
 use arrow_select::take::{take, take_record_batch};
 use pillion_wire::{
@@ -71,9 +71,24 @@ impl Columns {
         Ok(Columns { inputs, keys: layout.keys.clone(), encoder, cells, single, max_parallelism })
     }
 
-    /// An empty store for the cells.
-    pub fn memory(&self) -> Result<Arc<dyn StateBackend>> {
-        Ok(Arc::new(Memory::new(self.cells.clone(), self.max_parallelism, None)?))
+    /// The function's cells.
+    pub fn cells(&self) -> &Cells {
+        &self.cells
+    }
+
+    /// Whether some state is the same for all keys.
+    pub fn has_broadcast(&self) -> bool {
+        self.cells.iter().any(|cell| cell.kind == Kind::Broadcast)
+    }
+
+    /// Of the keys.
+    pub fn encoder(&self) -> &KeyEncoder {
+        &self.encoder
+    }
+
+    /// Key groups in all.
+    pub fn max_parallelism(&self) -> u16 {
+        self.max_parallelism
     }
 
     pub fn inputs(&self) -> &[proto::KeyedInput] {
@@ -208,10 +223,18 @@ impl Columns {
             other => Err(wrong(other)),
         });
         let ops: Vec<Op> = ops.collect::<Result<_>>()?;
-        let map_keys = if declared.shape() == Shape::Map { Some(encode_map_keys(batch.column(3))?) } else { None };
+        let map_keys = if declared.shape() == Shape::Map { Some(entries_of(batch.column(3), &ops)?) } else { None };
         let nulls = if single { Nulls::Absent } else { Nulls::Stored };
         Ok(Writes { cell, at, ops, map_keys, values: codec::encode(declared, values, nulls)? })
     }
+}
+
+/// The map keys of writes: null for what concerns the whole map. A null that is written or removed is a key like others.
+fn entries_of(keys: &ArrayRef, ops: &[Op]) -> Result<BinaryArray> {
+    let (offsets, values, _) = encode_map_keys(keys)?.into_parts();
+    let whole = |(row, op): (usize, &Op)| matches!(op, Op::Clear) || (matches!(op, Op::Touch) && keys.is_null(row));
+    let named: NullBuffer = ops.iter().enumerate().map(|row| !whole(row)).collect();
+    BinaryArray::try_new(offsets, values, Some(named)).map_err(|error| unfit(&error))
 }
 
 fn declared(layout: &CellLayout, cell: &proto::StateCell) -> Result<Cell> {

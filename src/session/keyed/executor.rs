@@ -99,13 +99,13 @@ impl Keyed {
         let bundle = self.bundle(&subject, watermark, now_ms).await?;
         let packed = self.layout.pack(bundle).map_err(|error| damaged(&error))?;
         let read = began.elapsed();
-        let called = self.calls.call(packed).await?;
+        let called = self.calls.call(packed, &subject.addresses, now_ms).await?;
         let returned = Instant::now();
         let effects = self.layout.unpack_effects(&called.effects, subject.keys.len()).map_err(|error| damaged(&error))?;
         let Effects { outputs, writes, timers } = effects;
         let (commit, sets_processing_timers) = self.commit(&subject, &writes, timers.as_ref(), seq, now_ms)?;
         self.backend.apply(commit).await?;
-        let state_ns = nanos(read + returned.elapsed());
+        let state_ns = nanos(read + returned.elapsed()) + called.timing.state_ns;
         let queue_ns = called.timing.queue_ns + nanos(began.duration_since(queued));
         self.give_out(seq, outputs, proto::Timing { queue_ns, state_ns, ..called.timing }, called.metrics, &subject);
         Ok(Done { sets_processing_timers })
@@ -333,7 +333,7 @@ impl<'a> Places<'a> {
 }
 
 /// Where broadcast state lives.
-fn everybody() -> Result<Addresses> {
+pub(super) fn everybody() -> Result<Addresses> {
     Addresses::new(vec![BROADCAST_GROUP], BinaryArray::from_iter_values([b""]), None)
 }
 

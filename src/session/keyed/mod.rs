@@ -6,26 +6,33 @@
 //! needs and applies what it has changed, in one step: the one place where a keyed bundle commits.
 
 mod calls;
+mod checkpoint;
 mod clock;
 mod columns;
 mod executor;
+mod fetch;
 mod lane;
 mod router;
+mod store;
+
+pub use store::Stores;
 
 use super::{Behaviour, Described, Input, Job, Seen, Session, SessionPlan};
 use crate::{
     error::{Code, Error, Result},
-    metrics::BatchMetrics,
+    metrics::{BatchMetrics, StateMetrics},
     pool::Pool,
     session::{Answer, credit::Amount},
     state::StateBackend,
     trace,
 };
 use calls::Calls;
+use checkpoint::Writer;
 use clock::Clock;
 use columns::Columns;
 use pillion_wire::{bundle::Layout, ipc, proto};
 use std::sync::Arc;
+use store::Store;
 use tokio::sync::mpsc;
 use tracing::Instrument;
 
@@ -69,6 +76,7 @@ struct Keyed {
     columns: Columns,
     backend: Arc<dyn StateBackend>,
     clock: Clock,
+    metrics: StateMetrics,
 }
 
 /// Which part of a session the lanes see.
@@ -112,10 +120,8 @@ pub(super) fn check(options: &proto::KeyedOptions, request: &super::OpenRequest)
     if first > last || last >= max {
         return invalid(format!("key groups {first} to {last} do not lie below the max parallelism of {max}"));
     }
-    if !matches!(options.backend.as_str(), "" | "memory") {
-        return Err(Error::new(Code::Unsupported, format!("there is no state backend `{}`", options.backend)).hint("use `memory`"));
-    }
-    Ok(())
+    checkpoint::attempt(options)?;
+    Store::of(options).map(drop)
 }
 
 /// The inputs as workers are told of them.
@@ -139,11 +145,12 @@ fn groups(options: &proto::KeyedOptions) -> (u32, u32) {
     }
 }
 
-/// Starts a keyed session of a plan that is loaded.
+/// Starts a keyed session of a plan that is loaded, and restores its state.
 ///
 /// # Errors
-/// [`Code::KeyType`] for key columns that cannot be keys, [`Code::SchemaMismatch`] for a time column of another type.
-pub(super) fn start(parts: Parts, options: &proto::KeyedOptions, prepare: &proto::Prepare) -> Result<Arc<Session>> {
+/// [`Code::KeyType`] for key columns that cannot be keys, [`Code::SchemaMismatch`] for a time column of another type, [`Code::Fenced`] if another session has the key groups,
+/// what is wrong with the store, and with the checkpoints to restore.
+pub(super) async fn start(parts: Parts, options: &proto::KeyedOptions, prepare: &proto::Prepare, stores: &Stores) -> Result<Arc<Session>> {
     let damaged = |error: arrow_schema::ArrowError| Error::new(Code::ProtocolViolation, "a schema is damaged").detail(error.to_string());
     let output = ipc::schema_from_ipc(&parts.described.output_schema).map_err(damaged)?;
     let Some(function) = parts.described.functions.first().filter(|function| function.kind == "process") else {
@@ -153,10 +160,34 @@ pub(super) fn start(parts: Parts, options: &proto::KeyedOptions, prepare: &proto
     let plan_of_inputs = plan(options, &prepare.input_schema);
     let layout = Layout::new(&plan_of_inputs, &output, function).map_err(damaged)?;
     let columns = Columns::new(&layout, function, plan_of_inputs.inputs, max_parallelism(options))?;
-    let backend = columns.memory()?;
+    let (first, last) = groups(options);
+    let range = u16::try_from(first).unwrap_or(u16::MAX)..=u16::try_from(last).unwrap_or(u16::MAX);
+    let attempt = checkpoint::attempt(options)?;
+    let claim = match options.operator.as_str() {
+        "" => None,
+        operator => Some(stores.claims.claim(operator, range.clone(), attempt)?),
+    };
+    let backend = Store::of(options)?.make(&columns, &stores.config)?;
+    let clock = Clock::new(options.host_clock);
+    let place = store::checkpoints(&stores.config)?;
+    let restoring = store::restore(options, range.clone(), &function.name, &columns, clock.now_ms(), place.as_ref(), &backend);
+    match &claim {
+        Some(claim) => tokio::select! {
+            restored = restoring => restored?,
+            why = claim.fenced() => return Err(why),
+        },
+        None => restoring.await?,
+    }
+    let about = checkpoint::About {
+        function: function.name.clone(),
+        attempt,
+        max_parallelism: columns.max_parallelism(),
+        keys: columns.encoder().clone(),
+        groups: range.clone().collect(),
+    };
     let Parts { id, name, traceparent, plan, behaviour, described, pool } = parts;
     let (sender, items) = mpsc::unbounded_channel();
-    let outer_plan = SessionPlan { id: plan.id, prepare: plan.prepare.clone(), functions: plan.functions.clone() };
+    let outer_plan = SessionPlan { id: plan.id, prepare: plan.prepare.clone(), functions: plan.functions.clone(), fetcher: None };
     let span = trace::session(&id, &name, &traceparent, &plan.functions);
     let metrics = BatchMetrics::new(&plan.functions, behaviour.limits.metric_series);
     let outer = Session::new(
@@ -170,12 +201,14 @@ pub(super) fn start(parts: Parts, options: &proto::KeyedOptions, prepare: &proto
     let lanes = behaviour.max_workers * LANES_PER_WORKER;
     // Bundles are answered as they come; the order is that of the lanes.
     let seen = Seen { id, name, span: span.clone(), metrics: BatchMetrics::of_calls(&plan.functions) };
+    let fetches = fetch::Fetches::new(backend.clone(), &layout, behaviour.limits.max_batch_bytes).map_err(damaged)?;
+    let plan = SessionPlan { fetcher: Some(fetches.clone()), ..plan };
     let inner = Session::new(seen, plan, Behaviour { ordered: false, ..behaviour }, described, pool, None);
-    let calls = Calls::start(inner, &layout)?;
-    let keyed = Arc::new(Keyed { session: outer.clone(), calls, layout, columns, backend, clock: Clock::new(options.host_clock) });
-    let (first, last) = groups(options);
-    let range = u16::try_from(first).unwrap_or(u16::MAX)..=u16::try_from(last).unwrap_or(u16::MAX);
-    tokio::spawn(router::route(keyed, items, range, lanes).instrument(span));
+    let calls = Calls::start(inner, &layout, fetches)?;
+    let metrics = StateMetrics::new(&outer.plan.functions);
+    let keyed = Arc::new(Keyed { session: outer.clone(), calls, layout, columns, backend, clock, metrics });
+    let writer = place.map(|place| span.in_scope(|| Writer::start(&keyed, place, about)));
+    tokio::spawn(router::route(keyed, items, router::Held { range, claim, writer }, lanes).instrument(span));
     Ok(outer)
 }
 
@@ -191,6 +224,13 @@ impl Session {
             state.held = state.held.plus(Amount::of(batch.bytes(), batch.rows()));
         }
         state.order.add(seq, answer);
+        super::wake(&mut state);
+    }
+
+    /// Something is said that has no place among the answers, but comes behind the mark of barrier `seq`.
+    fn report(&self, seq: u64, answer: Answer) {
+        let mut state = self.lock();
+        state.aside.push_back((seq, answer));
         super::wake(&mut state);
     }
 

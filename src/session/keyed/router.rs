@@ -2,22 +2,28 @@
 
 use super::{
     Item, Keyed,
+    checkpoint::{self, Writer},
     executor::{Rows, Work},
     lane::{self, Step},
+    store,
 };
 use crate::{
     batch::Batch,
     error::{Code, Error, Result},
-    session::{Answer, Input, Job, credit::Amount},
+    session::{Answer, Input, Job, claims::Claim, credit::Amount},
 };
 use pillion_wire::{bundle::NO_WATERMARK, ipc::Decoder, proto};
 use std::{
     collections::HashMap,
     ops::RangeInclusive,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 use tokio::sync::{mpsc, oneshot};
 use tracing::Instrument;
+
+/// How often sizes of state are looked at, for metrics.
+const MEASURED_EVERY: Duration = Duration::from_secs(1);
 
 /// Steps that may wait at a lane: the next one is ready when a bundle has committed.
 const LANE_QUEUE: usize = 2;
@@ -56,19 +62,45 @@ impl Progress {
     }
 }
 
+/// What a session has until it is over.
+pub(super) struct Held {
+    /// Its key groups.
+    pub range: RangeInclusive<u16>,
+    /// Keeps others from having them.
+    pub claim: Option<Claim>,
+    /// `None` if the engine has no place for checkpoints.
+    pub writer: Option<Writer>,
+}
+
 /// Serves a session until it is over.
-pub(super) async fn route(keyed: Arc<Keyed>, mut items: mpsc::UnboundedReceiver<Item>, groups: RangeInclusive<u16>, lanes: usize) {
+pub(super) async fn route(keyed: Arc<Keyed>, mut items: mpsc::UnboundedReceiver<Item>, held: Held, lanes: usize) {
     let cancelled = keyed.session.ended();
+    let Held { range, claim, writer } = held;
     let routed = async {
-        let mut router = Router::new(keyed.clone(), groups, lanes)?;
+        let mut router = Router::new(keyed.clone(), range, lanes, writer)?;
         while let Some(item) = items.recv().await {
             router.take(item).await?;
         }
         Ok(())
     };
+    let fenced = async {
+        match &claim {
+            Some(claim) => claim.fenced().await,
+            None => std::future::pending().await,
+        }
+    };
+    let measured = async {
+        let mut ticks = tokio::time::interval(MEASURED_EVERY);
+        loop {
+            ticks.tick().await;
+            keyed.metrics.saw(keyed.backend.sizes());
+        }
+    };
     let outcome: Result<()> = tokio::select! {
         outcome = routed => outcome,
         () = cancelled => Ok(()),
+        why = fenced => Err(why),
+        () = measured => Ok(()),
     };
     if let Err(error) = outcome {
         keyed.session.cancel(error);
@@ -96,16 +128,20 @@ struct Router {
     first_group: u16,
     progress: Arc<Progress>,
     watermark: i64,
+    /// The key groups of checkpoints.
+    groups: Vec<u16>,
+    writer: Option<Writer>,
 }
 
 impl Router {
-    fn new(keyed: Arc<Keyed>, groups: RangeInclusive<u16>, lanes: usize) -> Result<Self> {
+    fn new(keyed: Arc<Keyed>, groups: RangeInclusive<u16>, lanes: usize, writer: Option<Writer>) -> Result<Self> {
         let unreadable = |error| Error::new(Code::UnsupportedType, format!("the input cannot be read: {error}"));
         let inputs = keyed.layout.rows.iter().zip(keyed.columns.inputs()).map(|(rows, input)| {
             let decoder = Decoder::new(rows).map_err(unreadable)?;
             Ok(From { decoder, broadcast: input.broadcast, watermark: NO_WATERMARK, idle: false })
         });
         let inputs = inputs.collect::<Result<_>>()?;
+        let all_groups = store::all_groups(groups.clone(), &keyed.columns);
         let (first_group, all) = (*groups.start(), groups.count());
         let lanes = lanes.clamp(1, all);
         let lane_of: Vec<usize> = (0..all).map(|at| at * lanes / all).collect();
@@ -118,14 +154,19 @@ impl Router {
             sender
         });
         let lanes = senders.collect();
-        Ok(Router { keyed, inputs, lanes, lane_of, first_group, progress, watermark: NO_WATERMARK })
+        Ok(Router { keyed, inputs, lanes, lane_of, first_group, progress, watermark: NO_WATERMARK, groups: all_groups, writer })
     }
 
     async fn take(&mut self, item: Item) -> Result<()> {
         match item {
             Item::Batch { job, input } => self.batch(job, input).await,
             Item::Mark { seq, mark } => self.mark(seq, mark).await,
-            Item::End { seq } => self.to_all(seq, None, || Step::End { seq }).await,
+            Item::End { seq } => {
+                if let Some(writer) = self.writer.take() {
+                    writer.finish().await;
+                }
+                self.to_all(seq, None, || Step::End { seq }).await
+            }
         }
     }
 
@@ -197,7 +238,13 @@ impl Router {
             }
             Input::Barrier(proto::Barrier { checkpoint_id }) => {
                 self.rendezvous().await?;
-                self.keyed.session.pass(seq, Amount::default(), Some(Answer::Snapshotted { seq, checkpoint_id }));
+                self.snapshot(seq, checkpoint_id).await
+            }
+            Input::Discard(handle) => {
+                if let Some(writer) = &self.writer {
+                    writer.discard(handle).await;
+                }
+                self.keyed.session.pass(seq, Amount::default(), None);
                 Ok(())
             }
             Input::Batch(_) | Input::Other(..) => {
@@ -205,6 +252,18 @@ impl Router {
                 Ok(())
             }
         }
+    }
+
+    /// All lanes stand at a barrier.
+    async fn snapshot(&self, seq: u64, checkpoint_id: u64) -> Result<()> {
+        let Keyed { session, backend, clock, .. } = &*self.keyed;
+        let view = self.writer.as_ref().map(|_| backend.view(&self.groups, clock.now_ms())).transpose()?;
+        session.pass(seq, Amount::default(), Some(Answer::Snapshotted { seq, checkpoint_id }));
+        match (&self.writer, view) {
+            (Some(writer), Some(view)) => writer.write(seq, checkpoint_id, view).await,
+            _ => session.report(seq, checkpoint::nowhere(checkpoint_id)),
+        }
+        Ok(())
     }
 
     fn input(&mut self, input: u32) -> Result<&mut From> {

@@ -119,17 +119,27 @@ impl Checkpoints {
         put.map(drop).map_err(|error| failed("write", path.as_ref(), &error))
     }
 
+    /// The names of all checkpoints, in the order of their numbers, also of those whose manifest cannot be read.
+    ///
+    /// # Errors
+    /// [`Code::SnapshotFailed`] if the store does not answer.
+    pub async fn handles(&self) -> Result<Vec<String>> {
+        let prefix = (!self.root.is_root()).then_some(&self.root);
+        let found = self.store.list_with_delimiter(prefix).await.map_err(|error| failed("list", self.root.as_ref(), &error))?;
+        let names = found.objects.iter().filter_map(|object| object.location.filename()?.strip_suffix(".json").map(str::to_owned));
+        let mut names: Vec<String> = names.collect();
+        names.sort();
+        Ok(names)
+    }
+
     /// The manifests of all checkpoints, the oldest first. Those that cannot be read are left out, with a warning in the log.
     ///
     /// # Errors
     /// [`Code::SnapshotFailed`] if the store does not answer.
     pub async fn list(&self) -> Result<Vec<Manifest>> {
-        let prefix = (!self.root.is_root()).then_some(&self.root);
-        let found = self.store.list_with_delimiter(prefix).await.map_err(|error| failed("list", self.root.as_ref(), &error))?;
         let mut manifests = Vec::new();
-        for object in found.objects {
-            let Some(handle) = object.location.filename().and_then(|name| name.strip_suffix(".json")) else { continue };
-            match self.manifest(handle).await {
+        for handle in self.handles().await? {
+            match self.manifest(&handle).await {
                 Ok(manifest) => manifests.push(manifest),
                 Err(error) => tracing::warn!(handle, %error, "a checkpoint cannot be read"),
             }
@@ -138,7 +148,8 @@ impl Checkpoints {
         Ok(manifests)
     }
 
-    /// Deletes a checkpoint, and the files that no other one refers to. Not while one that is based on it is being written.
+    /// Deletes a checkpoint, and the files that no other one refers to; none if another one cannot be read ([`Self::sweep`] finds them once it can be, or is gone). Not while one
+    /// that is based on it is being written.
     ///
     /// # Errors
     /// [`Code::SnapshotUnknown`]; [`Code::SnapshotFailed`] if the store refuses, with the checkpoint gone or whole.
@@ -151,7 +162,11 @@ impl Checkpoints {
             Err(error) => return Err(error),
         };
         self.store.delete(&path).await.map_err(|error| failed("delete", handle, &error))?;
-        let kept = self.referred().await?;
+        let others = self.list().await?;
+        if others.len() < self.handles().await?.len() {
+            return Ok(());
+        }
+        let kept: HashSet<&String> = others.iter().flat_map(|manifest| &manifest.files).map(|file| &file.path).collect();
         for file in files.iter().filter(|file| !kept.contains(&file.path)) {
             self.remove(&self.at(&file.path)).await?;
         }
@@ -165,22 +180,14 @@ impl Checkpoints {
         }
     }
 
-    /// The paths of all files that checkpoints refer to.
-    async fn referred(&self) -> Result<HashSet<String>> {
-        Ok(self.list().await?.into_iter().flat_map(|manifest| manifest.files).map(|file| file.path).collect())
-    }
-
     /// Deletes files that no checkpoint refers to and that were written before `before_ms`: what died while it wrote left them. How many.
     ///
     /// # Errors
     /// [`Code::SnapshotFailed`] if the store refuses; and if a manifest cannot be read, since nobody knows then what it refers to.
     pub async fn sweep(&self, before_ms: i64) -> Result<usize> {
-        let prefix = (!self.root.is_root()).then_some(&self.root);
-        let found = self.store.list_with_delimiter(prefix).await.map_err(|error| failed("list", self.root.as_ref(), &error))?;
-        let manifests =
-            found.objects.iter().filter(|object| object.location.filename().is_some_and(|name| name.ends_with(".json"))).count();
+        let manifests = self.handles().await?;
         let readable = self.list().await?;
-        if readable.len() != manifests {
+        if readable.len() != manifests.len() {
             return Err(Error::new(Code::SnapshotDamaged, "a manifest cannot be read, so nobody knows which files are still needed")
                 .hint("delete that checkpoint first"));
         }

@@ -188,8 +188,13 @@ async fn unchanged_ranges_are_referred_to_and_deleted_with_the_last() {
     let (third, _) = checkpoints.write(take(&*store, 3, (0..8).collect()), &base).await.unwrap();
     assert_eq!(third.files, second.files);
 
-    checkpoints.delete(&first.handle).await.unwrap();
+    // What one needs that this build cannot read nobody knows: nothing that it may share is deleted.
+    let json = folder.path().join(format!("{}.json", second.handle));
+    let text = std::fs::read_to_string(&json).unwrap();
+    std::fs::write(&json, text.replacen("\"format\": 1", "\"format\": 9", 1)).unwrap();
     checkpoints.delete(&third.handle).await.unwrap();
+    std::fs::write(&json, text).unwrap();
+    checkpoints.delete(&first.handle).await.unwrap();
     assert_eq!(checkpoints.list().await.unwrap(), std::slice::from_ref(&second));
     let target = memory(cells());
     checkpoints.restore(restoring(&[&second], 0..8), Arc::clone(&target)).await.unwrap();

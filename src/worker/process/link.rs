@@ -5,12 +5,13 @@
 
 use super::{
     Child, ExitCause, Launcher,
+    loss::{LAST_WORDS, disconnected, loss},
     registry::{Entry, Expectation, Inbound, Questions, Registry},
     ring_link::RingLink,
 };
 use crate::{
     batch::Batch,
-    error::{Code, Error, Result, WorkerLoss},
+    error::{Code, Error, Result},
     worker::{BoxFuture, Control, Cost, FromWorker, KillCause, Lost, ToWorker, Worker, WorkerFactory},
 };
 use pillion_wire::{
@@ -30,9 +31,6 @@ use std::{
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::Stream;
 use tonic::Streaming;
-
-/// How long a worker whose connection broke may take to end by itself, so that its own exit status is what is reported.
-const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Longest wait for the stacks of a worker: one that is stopped never answers.
 const STACKS_TIMEOUT: Duration = Duration::from_millis(800);
@@ -87,7 +85,7 @@ impl ProcessFactory {
             }
         };
         let assembler = Assembler::new(self.registry.limits());
-        Ok(Box::new(ProcessWorker { id, link, assembler, open: None, encoder: None, control, ending: None }))
+        Ok(Box::new(ProcessWorker { id, link, assembler, open: None, encoder: None, fetched: None, control, ending: None }))
     }
 }
 
@@ -142,12 +140,20 @@ struct ProcessWorker {
     link: Link,
     assembler: Assembler,
     /// What the first message of the frame in the assembler said beside it.
-    open: Option<(u64, Cost, Vec<proto::MetricDelta>)>,
+    open: Option<Open>,
     /// For batches that did not cross a wire so far.
     encoder: Option<Encoder>,
+    /// For state.
+    fetched: Option<Encoder>,
     control: Arc<ProcessControl>,
     /// Set once the process is found or made to end.
     ending: Option<BoxFuture<'static, Lost>>,
+}
+
+/// A frame whose messages arrive.
+enum Open {
+    Result(u64, Cost, Vec<proto::MetricDelta>),
+    Fetch(u64),
 }
 
 impl Link {
@@ -163,13 +169,13 @@ impl Link {
         }
     }
 
-    fn send_batch(&mut self, seq: u64, plan_id: u64, frame: Frame) -> Result<(), String> {
+    fn send_frame(&mut self, about: (u64, u64), frame: Frame, kind: fn(proto::Frame) -> sidecar_data::Message) -> Result<(), String> {
         match self {
             Link::Stream { .. } => {
                 let frame = frame.into_inline().map_err(|error| error.to_string())?;
-                frame.into_messages().try_for_each(|message| self.tell(seq, plan_id, sidecar_data::Message::Batch(message)))
+                frame.into_messages().try_for_each(|message| self.tell(about.0, about.1, kind(message)))
             }
-            Link::Ring { ring, .. } => ring.send_batch(seq, plan_id, frame).map_err(|broken| broken.to_string()),
+            Link::Ring { ring, .. } => ring.send_frame(about, frame, kind).map_err(|broken| broken.to_string()),
         }
     }
 
@@ -202,9 +208,13 @@ impl Worker for ProcessWorker {
                 self.link.tell(0, 0, sidecar_data::Message::Describe(proto::DescribeFunction { function: Some(function) }))
             }
             ToWorker::Batch { plan_id, seq, batch } => match batch.into_frame(&mut self.encoder) {
-                Ok(frame) => self.link.send_batch(seq, plan_id, frame),
+                Ok(frame) => self.link.send_frame((seq, plan_id), frame, sidecar_data::Message::Batch),
                 // Cannot be: a session opens only with a schema that can be encoded. Left unanswered it would hang.
                 Err(error) => Err(format!("a batch cannot be encoded: {error}")),
+            },
+            ToWorker::Fetched { plan_id, seq, result } => match result.and_then(|batch| batch.into_frame(&mut self.fetched)) {
+                Ok(frame) => self.link.send_frame((seq, plan_id), frame, sidecar_data::Message::Fetched),
+                Err(error) => self.link.tell(seq, plan_id, sidecar_data::Message::FetchFailed((&error).into())),
             },
         };
         if let Err(why) = sent {
@@ -246,20 +256,26 @@ impl ProcessWorker {
     fn take(&mut self, message: proto::WorkerData) -> Result<Option<FromWorker>, String> {
         let proto::WorkerData { seq, plan_id: _, convert_ns, user_ns, metrics, message, released: _ } = message;
         let cost = Cost { convert_ns, user_ns };
-        if self.open.is_some() && !matches!(message, Some(worker_data::Message::Result(_))) {
-            return Err("another message inside a frame".into());
-        }
+        let open = match (self.open.take(), &message) {
+            (None, Some(worker_data::Message::Fetch(_))) => Open::Fetch(seq),
+            (None, _) => Open::Result(seq, cost, metrics),
+            (Some(open @ Open::Fetch(_)), Some(worker_data::Message::Fetch(_))) => open,
+            (Some(open @ Open::Result(..)), Some(worker_data::Message::Result(_))) => open,
+            _ => return Err("another message inside a frame".into()),
+        };
         match message {
-            Some(worker_data::Message::Result(frame)) => {
-                let (seq, cost, metrics) = self.open.take().unwrap_or((seq, cost, metrics));
+            Some(worker_data::Message::Result(frame) | worker_data::Message::Fetch(frame)) => {
                 let pushed = match &mut self.link {
                     Link::Stream { .. } => self.assembler.push(frame),
                     Link::Ring { ring, .. } => self.assembler.push_shared(frame, |slot| ring.resolve(slot)),
                 };
-                match pushed.map_err(|error| error.to_string())? {
-                    Some(frame) => Ok(Some(FromWorker::Answer { seq, result: Ok(frame.into()), cost, metrics })),
-                    None => {
-                        self.open = Some((seq, cost, metrics));
+                match (pushed.map_err(|error| error.to_string())?, open) {
+                    (Some(frame), Open::Result(seq, cost, metrics)) => {
+                        Ok(Some(FromWorker::Answer { seq, result: Ok(frame.into()), cost, metrics }))
+                    }
+                    (Some(frame), Open::Fetch(seq)) => Ok(Some(FromWorker::Fetch { seq, asked: frame.into() })),
+                    (None, open) => {
+                        self.open = Some(open);
                         Ok(None)
                     }
                 }
@@ -267,11 +283,11 @@ impl ProcessWorker {
             Some(worker_data::Message::Failed(error)) if seq == 0 => Ok(Some(FromWorker::Refused(error.into()))),
             Some(worker_data::Message::Failed(error)) => {
                 let result: Result<Batch> = Err(error.into());
-                Ok(Some(FromWorker::Answer { seq, result, cost, metrics }))
+                Ok(Some(FromWorker::Answer { seq, result, cost, metrics: Vec::new() }))
             }
             Some(worker_data::Message::Prepared(prepared)) => Ok(Some(FromWorker::Prepared(prepared))),
             Some(worker_data::Message::Described(described)) => Ok(Some(FromWorker::Described(Box::new(described)))),
-            Some(worker_data::Message::Fetch(_)) | None => Err("a message that this sidecar did not ask for".into()),
+            None => Err("a message that this sidecar did not ask for".into()),
         }
     }
 }
@@ -291,36 +307,6 @@ impl Drop for ProcessWorker {
             });
         }
     }
-}
-
-/// The stream ended: either the process is about to be reaped, or it lives without a connection and is of no use.
-async fn disconnected(child: Arc<Child>) -> Lost {
-    if timeout(LAST_WORDS, child.wait()).await.is_err() {
-        child.kill(KillCause::Connection);
-    }
-    let exit = child.wait().await;
-    loss(&child, &exit)
-}
-
-fn loss(child: &Child, exit: &super::Exit) -> Lost {
-    let cause = match exit.cause {
-        ExitCause::Killed(cause) => cause.as_str(),
-        ExitCause::Exited => "exit",
-        ExitCause::Unknown => "connection",
-        _ => "signal",
-    };
-    let loss = WorkerLoss {
-        worker_id: child.id().to_owned(),
-        pid: child.pid(),
-        cause: cause.to_owned(),
-        exit_status: exit.status.unwrap_or_default(),
-        signal: exit.signal.unwrap_or_default(),
-        stderr_tail: child.stderr_tail(),
-        ..Default::default()
-    };
-    // A process that the kernel killed for lack of memory counts as the bundle's own fault; what nobody can explain does not.
-    let outside = matches!(exit.cause, ExitCause::OutsideSignal | ExitCause::Unknown | ExitCause::Killed(KillCause::Shutdown));
-    Lost { loss, outside }
 }
 
 /// A worker process seen from outside its lease.

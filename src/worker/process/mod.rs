@@ -16,6 +16,7 @@ mod fork_server;
 mod launcher;
 pub mod link;
 mod logs;
+mod loss;
 mod memory;
 pub mod registry;
 pub mod ring_door;

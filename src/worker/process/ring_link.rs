@@ -73,14 +73,19 @@ impl RingLink {
         self.end.send(&proto::SidecarData { seq, plan_id, message: Some(message), released, closed_arenas })
     }
 
-    /// Sends a batch, in a slot if that pays and can be had.
-    pub fn send_batch(&mut self, seq: u64, plan_id: u64, frame: Frame) -> Result<(), Broken> {
+    /// Sends a frame, in a slot if that pays and can be had; `kind` makes what its messages are.
+    pub fn send_frame(
+        &mut self,
+        (seq, plan_id): (u64, u64),
+        frame: Frame,
+        kind: fn(proto::Frame) -> sidecar_data::Message,
+    ) -> Result<(), Broken> {
         let frame = self.place(frame).map_err(|_| Broken)?;
         if let Body::Slot(slot) = &frame.body {
             let reference = slot.reference();
             self.lent.insert((reference.arena, reference.offset), slot.clone());
         }
-        frame.into_messages().try_for_each(|message| self.tell(seq, plan_id, sidecar_data::Message::Batch(message)))
+        frame.into_messages().try_for_each(|message| self.tell(seq, plan_id, kind(message)))
     }
 
     fn place(&mut self, frame: Frame) -> io::Result<Frame> {

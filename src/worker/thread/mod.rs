@@ -9,6 +9,7 @@ mod interpreter;
 #[expect(unsafe_code, reason = "functions of a library that is loaded at run time")]
 mod libpython;
 mod queue;
+mod runner;
 mod stacks;
 #[expect(unsafe_code, reason = "functions of a runtime that is compiled apart")]
 mod table;

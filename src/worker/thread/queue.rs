@@ -1,7 +1,7 @@
 //! What a worker's thread has to do. Waking a thread that sleeps costs more than a small call, so that one whose work comes in quick succession watches for it a while
 //! before it sleeps ([`Spin`]).
 
-use crate::worker::ToWorker;
+use crate::{batch::Batch, error::Result, worker::ToWorker};
 use pillion_wire::shm::Spin;
 use std::{
     collections::VecDeque,
@@ -81,6 +81,24 @@ impl Queue {
         }
     }
 
+    /// Waits for the answer to what batch `seq` asks; what comes before it stays in order. `None` once the queue is closed.
+    pub fn pop_fetched(&self, seq: u64) -> Option<Result<Batch>> {
+        let mut state = self.lock();
+        loop {
+            if state.closed {
+                return None;
+            }
+            let answer = state.messages.iter().position(|message| matches!(message, ToWorker::Fetched { seq: of, .. } if *of == seq));
+            if let Some(ToWorker::Fetched { result, .. }) = answer.and_then(|at| state.messages.remove(at)) {
+                self.ready.store(!state.messages.is_empty(), Ordering::Release);
+                return Some(result);
+            }
+            state.asleep = true;
+            state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.asleep = false;
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -90,6 +108,26 @@ impl Queue {
 mod tests {
     use super::*;
     use std::{sync::Arc, thread, time::Duration};
+
+    #[test]
+    fn an_answer_overtakes_what_waits_and_leaves_its_order() {
+        let queue = Arc::new(Queue::default());
+        let asking = thread::spawn({
+            let queue = queue.clone();
+            move || queue.pop_fetched(7)
+        });
+        let fetched = |seq| ToWorker::Fetched { plan_id: 0, seq, result: Err(crate::Error::new(crate::Code::Cancelled, "none")) };
+        for message in [ToWorker::Release { plan_id: 1 }, fetched(6), ToWorker::Release { plan_id: 2 }, fetched(7)] {
+            queue.push(message);
+        }
+        assert!(asking.join().unwrap().unwrap().is_err());
+        let mut spin = Spin::new(Duration::ZERO);
+        assert!(matches!(queue.pop(&mut spin), Some(ToWorker::Release { plan_id: 1 })));
+        assert!(matches!(queue.pop(&mut spin), Some(ToWorker::Fetched { seq: 6, .. })));
+        assert!(matches!(queue.pop(&mut spin), Some(ToWorker::Release { plan_id: 2 })));
+        queue.close();
+        assert!(queue.pop_fetched(8).is_none());
+    }
 
     #[test]
     fn messages_arrive_in_order_asleep_or_not() {

@@ -10,11 +10,14 @@ use arrow_array::{
 };
 use arrow_schema::{DataType, SchemaRef};
 use pillion_wire::{
+    bundle::Layout,
     proto,
-    table::{self, Bytes, Lent, OK, Table, Worker},
+    table::{self, Array, Bytes, FAILED, Lent, OK, Table, Worker},
 };
 use prost::Message;
 use std::{
+    ffi::c_void,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{PoisonError, RwLock, RwLockReadGuard},
     time::Duration,
 };
@@ -153,8 +156,14 @@ impl Handle {
     }
 
     /// Executes a batch, whose columns must have the types of the plan's input, and gives one of the schema that the plan announced, with what the functions'
-    /// metrics gained.
-    pub fn execute(&self, plan: u64, input: RecordBatch, output: &SchemaRef) -> (Result<(RecordBatch, Vec<proto::MetricDelta>)>, Cost) {
+    /// metrics gained. A function may ask for state only with a `question`.
+    pub fn execute(
+        &self,
+        plan: u64,
+        input: RecordBatch,
+        output: &SchemaRef,
+        question: Option<&Question<'_>>,
+    ) -> (Result<(RecordBatch, Vec<proto::MetricDelta>)>, Cost) {
         let (_open, worker) = match self.open() {
             Ok(open) => open,
             Err(error) => return (Err(error), Cost::default()),
@@ -163,10 +172,13 @@ impl Handle {
         let mut input = std::mem::ManuallyDrop::new(FFI_ArrowArray::new(&StructArray::from(input).into_data()));
         let mut result = FFI_ArrowArray::empty();
         let mut cost = table::Cost::default();
+        let fetch = question.map(|question| table::Fetch { context: std::ptr::from_ref(question).cast(), call: ask_for_state, free });
+        let fetch = fetch.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
         let answer = self.calls.ask(|answer| {
             let (input, result) = ((&raw mut *input).cast(), (&raw mut result).cast());
-            // SAFETY: the worker lives while the lock is held; the input is an array of the plan's schema, as the session checked; the result is empty.
-            unsafe { (self.calls.0.execute)(worker, plan, input, result, &raw mut cost, answer) }
+            // SAFETY: the worker lives while the lock is held; the input is an array of the plan's schema, as the session checked; the result is empty;
+            // what `fetch` refers to outlives the call.
+            unsafe { (self.calls.0.execute)(worker, plan, input, fetch, result, &raw mut cost, answer) }
         });
         let cost = Cost { convert_ns: cost.convert_ns, user_ns: cost.user_ns };
         let result = answer.and_then(|answer| Ok((import(result, output)?, decoded::<proto::WorkerData>(&answer)?.metrics)));
@@ -196,6 +208,49 @@ impl Handle {
             Some(Pointer(worker)) => Ok((guard, worker)),
             None => Err(Error::new(Code::Draining, "the worker was closed").retryable()),
         }
+    }
+}
+
+/// How a call asks for state.
+pub struct Question<'a> {
+    /// Of its plan.
+    pub layout: &'a Layout,
+    /// Waits for the answer.
+    pub ask: &'a dyn Fn(RecordBatch) -> Result<RecordBatch>,
+}
+
+// SAFETY: see `Fetch::call`.
+unsafe extern "C" fn ask_for_state(context: *const c_void, asked: *mut Array, found: *mut Array, error: *mut Bytes) -> i32 {
+    let answer = catch_unwind(AssertUnwindSafe(|| {
+        // SAFETY: `execute` has lent it for its time, and the runtime asks one question at a time.
+        let question = unsafe { &*context.cast::<Question<'_>>() };
+        // SAFETY: the runtime passes an array, of which this takes possession.
+        let asked = unsafe { FFI_ArrowArray::from_raw(asked.cast()) };
+        import(asked, &question.layout.fetch).and_then(question.ask)
+    }));
+    let answer = answer.unwrap_or_else(|_| Err(Error::new(Code::InvariantBroken, "the engine panicked when it was asked for state")));
+    match answer {
+        Ok(batch) => {
+            let array = FFI_ArrowArray::new(&StructArray::from(batch).into_data());
+            // SAFETY: the runtime passes memory for an array that holds nothing yet.
+            unsafe { found.cast::<FFI_ArrowArray>().write(array) };
+            OK
+        }
+        Err(failed) => {
+            let mut bytes = std::mem::ManuallyDrop::new(proto::Error::from(&failed).encode_to_vec());
+            let bytes = Bytes { data: bytes.as_mut_ptr(), length: bytes.len(), capacity: bytes.capacity() };
+            // SAFETY: the runtime passes a pointer that is valid for writing.
+            unsafe { error.write(bytes) };
+            FAILED
+        }
+    }
+}
+
+// SAFETY: see `Fetch::free`.
+unsafe extern "C" fn free(bytes: Bytes) {
+    if !bytes.data.is_null() {
+        // SAFETY: the three parts of a vector, from `ask_for_state`.
+        drop(unsafe { Vec::from_raw_parts(bytes.data, bytes.length, bytes.capacity) });
     }
 }
 

@@ -1,22 +1,15 @@
 //! A worker of thread mode: a thread with functions of its own.
 
-use super::{blocking, interpreter::Interpreter, queue::Queue, stacks, table::Handle};
+use super::{blocking, interpreter::Interpreter, queue::Queue, runner::Runner, stacks};
 use crate::{
     batch::Batch,
     error::{Code, Error, Result, WorkerLoss},
     metrics,
-    worker::{BoxFuture, Control, Cost, FromWorker, KillCause, Lost, ToWorker, Worker},
+    worker::{BoxFuture, Control, FromWorker, KillCause, Lost, ToWorker, Worker},
 };
 use arrow_array::RecordBatch;
-use arrow_schema::SchemaRef;
-use pillion_wire::{
-    bundle::Layout,
-    ipc::{Decoder, schema_from_ipc},
-    proto,
-    shm::Spin,
-};
+use pillion_wire::{proto, shm::Spin};
 use std::{
-    collections::HashMap,
     hint,
     os::unix::thread::JoinHandleExt,
     sync::{
@@ -76,7 +69,7 @@ pub async fn start(id: String, interpreter: &'static Interpreter, settings: Thre
 /// The life of the thread.
 fn serve(shared: &Shared, settings: ThreadSettings, ready: oneshot::Sender<Result<Arc<Runner>>>) {
     let runner = match shared.interpreter.calls().create(&shared.id) {
-        Ok(handle) => Arc::new(Runner { handle: Arc::new(handle), plans: Mutex::default(), settings }),
+        Ok(handle) => Arc::new(Runner::new(handle, settings)),
         Err(error) => return drop(ready.send(Err(error))),
     };
     // Also if this thread panics: whoever waits for its answers must hear of it.
@@ -85,7 +78,7 @@ fn serve(shared: &Shared, settings: ThreadSettings, ready: oneshot::Sender<Resul
     if ready.send(Ok(runner.clone())).is_ok() {
         while let Some(message) = shared.queue.pop(&mut spin) {
             shared.busy.store(true, Ordering::SeqCst);
-            let answer = runner.answer(message);
+            let answer = runner.answer(message, Some(&|plan_id, seq, asked| shared.fetch(plan_id, seq, asked)));
             shared.busy.store(false, Ordering::SeqCst);
             if let Some(answer) = answer {
                 shared.send(Ok(answer));
@@ -134,6 +127,13 @@ impl Shared {
         }
     }
 
+    /// Asks for state in the middle of a batch, and waits for the answer on the worker's thread.
+    fn fetch(&self, plan_id: u64, seq: u64, asked: RecordBatch) -> Result<Batch> {
+        tracing::trace!(worker = self.id, plan_id, seq, "a function asks for state");
+        self.send(Ok(FromWorker::Fetch { seq, asked: asked.into() }));
+        self.queue.pop_fetched(seq).unwrap_or_else(|| Err(Error::new(Code::SessionClosed, "nobody waits for this call any more")))
+    }
+
     /// The worker is lost, for this cause if it is the first. True if it was.
     fn end(&self, cause: &str, outside: bool) -> bool {
         let loss = WorkerLoss { worker_id: self.id.clone(), cause: cause.to_owned(), ..Default::default() };
@@ -148,105 +148,6 @@ impl Shared {
             *self.answers.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
         first
-    }
-}
-
-/// The worker's functions and plans, on whatever thread calls them.
-struct Runner {
-    handle: Arc<Handle>,
-    plans: Mutex<HashMap<u64, Arc<Plan>>>,
-    settings: ThreadSettings,
-}
-
-/// A plan that the runtime has prepared.
-struct Plan {
-    /// For batches that crossed a wire.
-    decoder: Decoder,
-    output: SchemaRef,
-}
-
-impl Runner {
-    /// Does what the message asks.
-    fn answer(&self, message: ToWorker) -> Option<FromWorker> {
-        Some(match message {
-            ToWorker::Prepare { plan_id, prepare } => {
-                self.forget(plan_id);
-                match self.prepare(plan_id, &prepare) {
-                    Ok(prepared) => FromWorker::Prepared(prepared),
-                    Err(error) => FromWorker::Refused(error),
-                }
-            }
-            ToWorker::Describe { function } => match self.handle.describe(&function) {
-                Ok(described) => FromWorker::Described(Box::new(described)),
-                Err(error) => FromWorker::Refused(error),
-            },
-            ToWorker::Batch { plan_id, seq, batch } => {
-                let (result, cost) = self.execute(plan_id, batch);
-                let (result, metrics) =
-                    result.map(|(batch, metrics)| (Ok(Batch::Arrow(batch)), metrics)).unwrap_or_else(|error| (Err(error), Vec::new()));
-                FromWorker::Answer { seq, result, cost, metrics }
-            }
-            ToWorker::Release { plan_id } => {
-                self.forget(plan_id);
-                self.handle.release(plan_id);
-                return None;
-            }
-        })
-    }
-
-    fn prepare(&self, plan_id: u64, prepare: &proto::Prepare) -> Result<proto::Prepared> {
-        let prepared = self.handle.prepare(plan_id, prepare)?;
-        let damaged =
-            |error: arrow_schema::ArrowError| Error::new(Code::ProtocolViolation, "a schema is damaged").detail(error.to_string());
-        let (mut input, mut output) =
-            (schema_from_ipc(&prepare.input_schema).map_err(damaged)?, schema_from_ipc(&prepared.output_schema).map_err(damaged)?);
-        if let (Some(keyed), Some(function)) = (&prepare.keyed, prepared.functions.first()) {
-            let layout = Layout::new(keyed, &output, function).map_err(damaged)?;
-            (input, output) = (layout.bundle, layout.effects);
-        }
-        let plan = Plan { decoder: Decoder::new(&input).map_err(damaged)?, output };
-        self.plans.lock().unwrap_or_else(PoisonError::into_inner).insert(plan_id, Arc::new(plan));
-        Ok(prepared)
-    }
-
-    fn forget(&self, plan_id: u64) {
-        self.plans.lock().unwrap_or_else(PoisonError::into_inner).remove(&plan_id);
-    }
-
-    fn execute(&self, plan_id: u64, batch: Batch) -> (Result<(RecordBatch, Vec<proto::MetricDelta>)>, Cost) {
-        let began = Instant::now();
-        let plan = self.plans.lock().unwrap_or_else(PoisonError::into_inner).get(&plan_id).cloned();
-        let batch = match (batch, &plan) {
-            (Batch::Arrow(batch), _) => batch,
-            (Batch::Frame(frame), Some(plan)) => match plan.decoder.decode(&frame) {
-                Ok(batch) => batch,
-                Err(error) => {
-                    let error = Error::new(Code::ProtocolViolation, format!("the batch cannot be decoded: {error}"));
-                    return (Err(error), Cost::default());
-                }
-            },
-            // The runtime answers with what was wrong with the plan, and looks at no rows.
-            (Batch::Frame(_), None) => RecordBatch::new_empty(Arc::new(arrow_schema::Schema::empty())),
-        };
-        let empty = || Arc::new(arrow_schema::Schema::empty());
-        let output = plan.map_or_else(empty, |plan| plan.output.clone());
-        let (result, mut cost) = self.handle.execute(plan_id, batch, &output);
-        cost.convert_ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX).saturating_sub(cost.user_ns);
-        (result.and_then(|(result, metrics)| Ok((self.check_size(result)?, metrics))), cost)
-    }
-
-    /// What a worker process checks before it sends.
-    fn check_size(&self, result: RecordBatch) -> Result<RecordBatch> {
-        let (rows, bytes) = (result.num_rows() as u64, Batch::Arrow(result.clone()).bytes());
-        let (what, value, limit) = if rows > self.settings.result_rows {
-            ("rows", rows, self.settings.result_rows)
-        } else if bytes > self.settings.result_bytes {
-            ("bytes", bytes, self.settings.result_bytes)
-        } else {
-            return Ok(result);
-        };
-        Err(Error::new(Code::BatchTooLarge, format!("the result of {value} {what} is above the limit of {limit}"))
-            .hint("send smaller batches, or return less for each"))
     }
 }
 
@@ -309,7 +210,8 @@ impl Worker for ThreadWorker {
 
     fn call_here(&mut self, message: ToWorker) -> Result<Option<FromWorker>, Box<ToWorker>> {
         self.control.shared.elsewhere.store(true, Ordering::SeqCst);
-        let answer = self.runner.answer(message);
+        // The functions of a keyed session run on the worker's own thread; others ask for no state.
+        let answer = self.runner.answer(message, None);
         self.control.shared.elsewhere.store(false, Ordering::SeqCst);
         Ok(answer)
     }

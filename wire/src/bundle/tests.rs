@@ -155,3 +155,36 @@ fn state_that_is_not_aligned_is_refused() {
     wrong.key_index = Some(Arc::new(UInt32Array::from(vec![0, 2, 0])));
     assert!(layout.unpack(&layout.pack(wrong).unwrap()).is_err());
 }
+
+#[test]
+fn what_is_asked_in_mid_bundle_and_its_answer_cross_whole() {
+    let layout = layout();
+    let keys = || Arc::new(UInt32Array::from(vec![1, 0])) as ArrayRef;
+    let spaces = || Arc::new(BinaryArray::from_iter_values([&b"w"[..], b""])) as ArrayRef;
+    let ask = |cell: usize, sub: ArrayRef, after: Vec<Option<&[u8]>>| {
+        let after = Arc::new(BinaryArray::from_iter(after)) as ArrayRef;
+        RecordBatch::try_new(Arc::new(Schema::new(layout.cells[cell].fetch())), vec![keys(), spaces(), sub, after]).unwrap()
+    };
+    let nothing = arrow_array::new_null_array(&DataType::Null, 2);
+    let asked = vec![
+        None,
+        Some(ask(1, nothing, vec![None, Some(b"more")])),
+        Some(ask(2, Arc::new(StringArray::from(vec![Some("a"), None])), vec![None, None])),
+    ];
+    let packed = crossed(&layout.pack_fetch(asked.clone()).unwrap());
+    assert_eq!(layout.unpack_fetch(&packed, 2).unwrap(), asked);
+    assert!(layout.unpack_fetch(&packed, 1).is_err(), "it has no such key");
+
+    let column = |cell: usize, rows| arrow_array::new_null_array(&layout.cells[cell].column(), rows);
+    let next = BinaryArray::from_iter([Some(&b"on"[..]), None]);
+    let answer = |rows| {
+        vec![None, Some(Fetched { values: column(1, rows), next: Some(next.clone()) }), Some(Fetched { values: column(2, 2), next: None })]
+    };
+    let packed = crossed(&layout.pack_fetched(answer(2)).unwrap());
+    let found = layout.unpack_fetched(&packed, &asked).unwrap();
+    assert!(found[0].is_none());
+    assert_eq!(found[1].as_ref().unwrap().next, Some(next.clone()));
+    assert!(found[2].as_ref().unwrap().next.is_none());
+    let packed = layout.pack_fetched(answer(3)).unwrap();
+    assert!(layout.unpack_fetched(&packed, &asked).is_err(), "it is not aligned");
+}

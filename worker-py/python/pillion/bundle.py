@@ -23,8 +23,18 @@ SET, DELETE = range(2)
 MIN_TIME, MAX_TIME = -(2**63), 2**63 - 1
 """Bounds of timestamps, in milliseconds. A watermark of `MIN_TIME` means that there was none yet."""
 
-Fetch = Callable[[list[tuple[str, Column, Column]]], list[Column]]
-"""Reads state in mid-bundle: for each (cell, uint32 positions of keys, binary namespaces) a column as in `state`."""
+Wanted = tuple[str, Batch]
+"""A cell, and what is asked of it, each thing once: `key` (uint32, positions), `namespace` (binary), and where they say
+something `sub` (the key of one entry of a map) and `after` (what an earlier answer said of what comes next).
+"""
+
+Found = tuple[Column, "Column | None"]
+"""Values as in `state`, aligned with what was asked, and unless all is complete what to ask next as `after`: null where
+it is complete. The parts of lists and maps follow each other.
+"""
+
+Fetch = Callable[[list[Wanted]], list[Found]]
+"""Reads state in mid-bundle."""
 
 UINT32 = Type.parse("uint32").with_nullable(False)
 UINT8 = Type.parse("uint8").with_nullable(False)
@@ -45,14 +55,10 @@ TIMER_FIELDS = [
 """The columns of :attr:`Effects.timers`; fired timers have all but the last."""
 
 
-def no_fetch(wanted: list[tuple[str, Column, Column]]) -> list[Column]:
-    """The `fetch` of a bundle that has no state behind it."""
-    cells = ", ".join(f"`{name}`" for name, _, _ in wanted)
-    raise PillionError(
-        "unsupported",
-        f"state was asked for in the middle of a bundle, which this sidecar does not answer yet: {cells}",
-        hint="windows and very large lists and maps run in `pillion.testing.Harness` only",
-    )
+def no_fetch(wanted: list[Wanted]) -> list[Found]:
+    """The `fetch` of a bundle that somebody has made by hand, without state behind it."""
+    cells = ", ".join(f"`{name}`" for name, _ in wanted)
+    raise PillionError("unsupported", f"state was asked for in a bundle that has none behind it: {cells}")
 
 
 def empty_batch() -> Batch:

@@ -1,123 +1,47 @@
-//! The data stream: requests in, answers out, all on the Python thread. They cross over rings, or on a gRPC stream.
+//! The data connection: requests in, answers out, all on the Python thread.
 
 use std::sync::Arc;
 
 use pillion_wire::CAPABILITY_SHM;
 use pillion_wire::error::Code;
-use pillion_wire::frame::{Assembler, Frame, FrameError, FrameLimits};
+use pillion_wire::frame::{Assembler, Frame, FrameLimits};
 use pillion_wire::proto;
-use pillion_wire::shm::Slot;
 use proto::sidecar_data::Message as Request;
 use proto::worker_data::Message as Answer;
 use pyo3::prelude::*;
-use tokio::sync::oneshot;
-use tokio::time::timeout;
-use tonic::Streaming;
 
-use super::connect::{Identity, Pressure, connect};
-use super::control::End;
+use super::connect::Identity;
 use super::frames::{Answered, Frames};
+use super::line::{Line, Shared, Stream, Wire, lock};
 use super::logs::Queue;
-use super::outgoing::{self, Outgoing};
 use super::ring::Ring;
-use super::{Broken, FLUSH, Wires, failure};
+use super::{Broken, Wires, failure};
 
 /// Serves until the sidecar says to stop or is gone. Called without the GIL, which `runtime` is called with.
 pub fn serve(identity: &Identity, runtime: &Py<PyAny>, queue: &Arc<Queue>, wires: Wires) -> Result<(), Broken> {
-    let Wires { provision, open, mut end, end_bell } = wires;
+    let Wires { provision, open, end, end_bell } = wires;
     // The control thread has said why there is none.
     let provision = provision.blocking_recv().map_err(|_| Broken(String::from("the worker was not provisioned")))?;
     let limits = FrameLimits { bytes: provision.max_batch_bytes, rows: provision.max_batch_rows };
-    let frames = Frames::new(Python::attach(|py| runtime.clone_ref(py)), queue.clone(), limits);
-    let conversation = Conversation { frames, assembler: Assembler::new(limits), frame_of: (0, 0) };
-    if provision.capabilities.iter().any(|capability| capability == CAPABILITY_SHM)
-        && let Some(socket) = identity.socket()
-    {
-        match Ring::join(socket, identity.join(), end, end_bell) {
-            Ok(ring) => return over_rings(ring, conversation, open),
-            Err(unused) => end = unused,
-        }
-    }
-    let tokio = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Broken::new("no runtime for the data connection", error))?;
-    tokio.block_on(over_a_stream(identity, conversation, open, end))
-}
-
-fn over_rings(mut ring: Ring, mut conversation: Conversation, open: oneshot::Sender<()>) -> Result<(), Broken> {
+    let shares = provision.capabilities.iter().any(|capability| capability == CAPABILITY_SHM);
+    let ring = match identity.socket().filter(|_| shares) {
+        Some(socket) => Ring::join(socket, identity.join(), end, end_bell),
+        None => Err(end),
+    };
+    let wire = match ring {
+        Ok(ring) => Wire::Ring(Box::new(ring)),
+        Err(end) => Wire::Stream(Box::new(Stream::open(identity, end)?)),
+    };
     // A control thread that has ended has said so by `end`.
     let _ = open.send(());
-    let mut converse = || {
-        while let Some(message) = ring.receive()? {
-            let Some(Reply { first, outcome, broken }) = conversation.take(message, |slot| ring.resolve(slot)) else { continue };
-            match outcome {
-                Outcome::Result(frame) => ring.send_result(first, frame)?,
-                Outcome::Other(answer) => ring.send(proto::WorkerData { message: Some(*answer), ..first })?,
-            }
-            if let Some(broken) = broken {
-                return Err(broken);
-            }
-        }
-        Ok(())
-    };
-    let ended = converse();
-    conversation.frames.clear();
-    ended
-}
-
-async fn over_a_stream(
-    identity: &Identity,
-    mut conversation: Conversation,
-    open: oneshot::Sender<()>,
-    mut end: oneshot::Receiver<End>,
-) -> Result<(), Broken> {
-    let pressure = Arc::new(Pressure::default());
-    let mut client = connect(identity, pressure.clone()).await?;
-    let (outgoing, messages) = outgoing::channel(pressure);
-    let stream = client.data(messages).await.map_err(|status| Broken::new("the sidecar refused the data stream", status.message()))?;
-    let mut stream: Streaming<proto::SidecarData> = stream.into_inner();
-    // A control thread that has ended closes `end`, too.
-    let _ = open.send(());
-    let ended = loop {
-        let message = tokio::select! {
-            biased;
-            _ = &mut end => break Ok(()),
-            message = stream.message() => message,
-        };
-        // The sidecar is gone, or wants no more of this worker.
-        let Ok(Some(message)) = message else { break Ok(()) };
-        let Some(reply) = conversation.take(message, |_| Err(FrameError::SlotWithoutCapability)) else { continue };
-        let broken = send(&outgoing, reply);
-        outgoing.flush().await;
-        if let Some(broken) = broken {
-            break Err(broken);
-        }
-    };
+    let frames = Frames::new(Python::attach(|py| runtime.clone_ref(py)), queue.clone(), limits);
+    let mut conversation = Conversation { line: Line::new(wire, limits), frames, assembler: Assembler::new(limits), frame_of: (0, 0) };
+    let ended = conversation.run();
     conversation.frames.clear();
     if ended.is_err() {
-        // The sidecar has yet to read why; a stream that is dropped would take that with it.
-        outgoing.finish();
-        let _ = timeout(FLUSH, async { while let Ok(Some(_)) = stream.message().await {} }).await;
+        lock(&conversation.line).finish();
     }
     ended
-}
-
-/// Queues a reply; gives what ends the conversation after it.
-fn send(outgoing: &Outgoing, reply: Reply) -> Option<Broken> {
-    let Reply { first, outcome, broken } = reply;
-    match outcome {
-        Outcome::Result(frame) => {
-            let (seq, plan_id) = (first.seq, first.plan_id);
-            let mut first = Some(first);
-            outgoing.send(frame.into_messages().map(|frame| {
-                let around = first.take().unwrap_or_else(|| proto::WorkerData { seq, plan_id, ..Default::default() });
-                proto::WorkerData { message: Some(Answer::Result(frame)), ..around }
-            }));
-        }
-        Outcome::Other(answer) => outgoing.send([proto::WorkerData { message: Some(*answer), ..first }]),
-    }
-    broken
 }
 
 /// What is answered.
@@ -134,8 +58,9 @@ enum Outcome {
     Other(Box<Answer>),
 }
 
-/// The state of the stream.
+/// The state of the connection.
 struct Conversation {
+    line: Shared,
     frames: Frames,
     assembler: Assembler,
     /// Sequence number and plan of the frame that is being put together.
@@ -143,15 +68,32 @@ struct Conversation {
 }
 
 impl Conversation {
+    fn run(&mut self) -> Result<(), Broken> {
+        loop {
+            let message = lock(&self.line).receive()?;
+            let Some(message) = message else { return Ok(()) };
+            let Some(Reply { first, outcome, broken }) = self.take(message) else { continue };
+            let mut line = lock(&self.line);
+            match outcome {
+                Outcome::Result(frame) => line.send_frame(Answer::Result, first, frame)?,
+                Outcome::Other(answer) => line.send(proto::WorkerData { message: Some(*answer), ..first })?,
+            }
+            if let Some(broken) = broken {
+                return Err(broken);
+            }
+        }
+    }
+
     /// Takes one message; gives the answer if it is complete.
-    fn take(&mut self, message: proto::SidecarData, resolve: impl FnOnce(&proto::SlotRef) -> Result<Slot, FrameError>) -> Option<Reply> {
+    fn take(&mut self, message: proto::SidecarData) -> Option<Reply> {
         let proto::SidecarData { seq, plan_id, message, .. } = message;
         match message {
             Some(Request::Batch(frame)) => {
                 if !self.assembler.is_open() {
                     self.frame_of = (seq, plan_id);
                 }
-                match self.assembler.push_shared(frame, resolve) {
+                let line = &self.line;
+                match self.assembler.push_shared(frame, |slot| lock(line).resolve(slot)) {
                     Ok(None) => None,
                     Ok(Some(frame)) => Some(self.execute(frame)),
                     Err(error) => Some(violated(seq, plan_id, Broken::new("a frame breaks the protocol", error))),
@@ -163,14 +105,16 @@ impl Conversation {
                 self.frames.release(plan_id);
                 None
             }
-            Some(Request::Fetched(_)) => Some(violated(seq, plan_id, Broken(String::from("state arrived that was not asked for")))),
+            Some(Request::Fetched(_) | Request::FetchFailed(_)) => {
+                Some(violated(seq, plan_id, Broken(String::from("state arrived that was not asked for"))))
+            }
             None => Some(violated(seq, plan_id, Broken(String::from("a message of the data stream is empty or unknown")))),
         }
     }
 
     fn execute(&mut self, frame: Frame) -> Reply {
         let (seq, plan_id) = self.frame_of;
-        let Answered { outcome, user_ns, convert_ns, metrics } = match self.frames.execute(plan_id, &frame) {
+        let Answered { outcome, user_ns, convert_ns, metrics } = match self.frames.execute(seq, plan_id, &frame, &self.line) {
             Ok(executed) => executed,
             Err(broken) => return violated(seq, plan_id, broken),
         };

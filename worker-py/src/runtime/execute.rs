@@ -21,6 +21,7 @@ use super::metrics::Metrics;
 use super::plans::{Plan, Plans};
 use crate::batch::Batch;
 use crate::bundle;
+use crate::fetch::{Fetch, Gate, Source};
 use crate::process;
 use crate::schema::{Columns, schema_of};
 
@@ -44,6 +45,8 @@ pub struct Executed {
     pub outcome: Result<RecordBatch, Failure>,
     /// Inside user code, in nanoseconds.
     pub user_ns: u64,
+    /// Of a keyed plan: waiting for state that the function asked for, in nanoseconds.
+    pub waited_ns: u64,
     /// What the functions' metrics gained. For a host only together with a result.
     pub metrics: Vec<proto::MetricDelta>,
 }
@@ -127,31 +130,44 @@ impl Executor {
         Python::attach(|_| drop(self.plans.remove(&id)));
     }
 
-    /// Executes a batch of the plan's input schema; one whose plan could not be prepared fails with the reason.
-    pub fn execute(&self, id: u64, input: RecordBatch) -> Executed {
-        let failed = |error| Executed { outcome: Err(error), user_ns: 0, metrics: Vec::new() };
+    /// Executes a batch of the plan's input schema; one whose plan could not be prepared fails with the reason. The function of a keyed plan may ask `source` for state.
+    pub fn execute(&self, id: u64, input: RecordBatch, source: Option<Box<dyn Source>>) -> Executed {
+        let failed = |error, waited_ns| Executed { outcome: Err(error), user_ns: 0, waited_ns, metrics: Vec::new() };
         let plan = match self.plans.get(&id) {
             Some(Ok(plan)) => plan,
-            Some(Err(error)) => return failed(error.clone()),
+            Some(Err(error)) => return failed(error.clone(), 0),
             None => {
-                return failed(failure::error(Code::ProtocolViolation, format!("a batch arrived for plan {id}, which was not prepared")));
+                return failed(
+                    failure::error(Code::ProtocolViolation, format!("a batch arrived for plan {id}, which was not prepared")),
+                    0,
+                );
             }
         };
         self.queue.set_running(plan.running.clone());
+        let gate = plan.layout.as_ref().map(|layout| Gate::new(layout.clone(), source));
         let called = self.python(|runtime| {
             let py = runtime.py();
-            match call(py, plan, input) {
-                Ok((output, user_ns)) => Ok((output, user_ns, plan.metrics.take(py))),
-                Err(raised) => {
+            let called = call(py, plan, input, gate.as_ref());
+            let (waited_ns, unanswered) = gate.as_ref().map_or((0, None), |gate| py.detach(|| gate.close()));
+            let outcome = match (called, unanswered) {
+                (Ok((output, user_ns)), None) => Ok((output, user_ns, plan.metrics.take(py))),
+                (called, unanswered) => {
                     plan.metrics.drop(py);
-                    Err(failure::of_exception(runtime, &raised))
+                    // What could not be had is why, whatever the function has made of it.
+                    Err(unanswered.unwrap_or_else(|| match called {
+                        Err(raised) => failure::of_exception(runtime, &raised),
+                        Ok(_) => failure::error(Code::InvariantBroken, "a bundle failed without a reason"),
+                    }))
                 }
-            }
+            };
+            (outcome, waited_ns)
         });
         self.queue.set_running(Running::default());
         match called {
-            Ok((output, user_ns, metrics)) => Executed { outcome: announced(plan, &output), user_ns, metrics },
-            Err(error) => failed(error),
+            (Ok((output, user_ns, metrics)), waited_ns) => {
+                Executed { outcome: announced(plan, &output), user_ns: user_ns.saturating_sub(waited_ns), waited_ns, metrics }
+            }
+            (Err(error), waited_ns) => failed(error, waited_ns),
         }
     }
 
@@ -191,7 +207,7 @@ fn prepare(
     let layout = match (&keyed, functions.first()) {
         (Some(keyed), Some(function)) => {
             let layout = Layout::new(keyed, &output, function);
-            Some(layout.map_err(|error| PyValueError::new_err(error.to_string()))?)
+            Some(Arc::new(layout.map_err(|error| PyValueError::new_err(error.to_string()))?))
         }
         _ => None,
     };
@@ -218,9 +234,9 @@ fn columns(list: &Bound<'_, PyAny>) -> PyResult<Columns> {
 }
 
 /// One call with one batch: the output, and the nanoseconds in user code.
-fn call(py: Python<'_>, plan: &Plan, input: RecordBatch) -> PyResult<(RecordBatch, u64)> {
-    if let Some(layout) = &plan.layout {
-        return bundle::call(py, &plan.call, layout, &input, None);
+fn call(py: Python<'_>, plan: &Plan, input: RecordBatch, gate: Option<&Arc<Gate>>) -> PyResult<(RecordBatch, u64)> {
+    if let (Some(layout), Some(gate)) = (&plan.layout, gate) {
+        return bundle::call(py, &plan.call, layout, &input, Fetch(gate.clone()));
     }
     let input = Bound::new(py, Batch::new(input))?;
     let answer = plan.call.bind(py).call1((input,))?.cast_into::<PyTuple>()?;

@@ -1,7 +1,7 @@
 //! Batches of a worker process: decoded from frames and encoded to frames around the calls.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use pillion_wire::error::Code;
@@ -14,8 +14,10 @@ use pyo3::prelude::*;
 use super::Broken;
 use super::execute::{Executed, Executor, Failure, unannounced};
 use super::failure;
+use super::line::{self, Asking, Shared};
 use super::logs::Queue;
 use super::plans::Plan;
+use crate::fetch::Source;
 
 /// Runs what the sidecar asks for, on the Python thread.
 pub struct Frames {
@@ -30,6 +32,8 @@ struct Codec {
     decoder: Decoder,
     /// Of its output.
     encoder: Encoder,
+    /// Of a keyed plan: of what it asks.
+    asking: Option<Arc<Mutex<line::Codec>>>,
 }
 
 /// A result and where the time went.
@@ -38,7 +42,7 @@ pub struct Answered {
     pub outcome: Result<Frame, Failure>,
     /// Inside user code, in nanoseconds.
     pub user_ns: u64,
-    /// In conversions and the calls around user code, in nanoseconds.
+    /// In conversions and the calls around user code, in nanoseconds; time spent waiting for state is in neither.
     pub convert_ns: u64,
     /// What the functions' metrics gained; nothing without a result.
     pub metrics: Vec<proto::MetricDelta>,
@@ -85,13 +89,13 @@ impl Frames {
         self.executor.release(id);
     }
 
-    /// Executes a batch. One that cannot be decoded, or whose plan could not be prepared, fails alone.
+    /// Executes a batch, which may ask for state on `line`. One that cannot be decoded, or whose plan could not be prepared, fails alone.
     ///
     /// # Errors
     /// [`Broken`] if the frame is of no plan: the sidecar and this worker do not understand each other.
-    pub fn execute(&mut self, id: u64, frame: &Frame) -> Result<Answered, Broken> {
+    pub fn execute(&mut self, seq: u64, id: u64, frame: &Frame, line: &Shared) -> Result<Answered, Broken> {
         let began = Instant::now();
-        let mut metrics = Vec::new();
+        let (mut metrics, mut waited) = (Vec::new(), 0);
         let (outcome, user_ns) = match (self.codecs.get_mut(&id), self.executor.plan(id)) {
             (_, None) => return Err(Broken(format!("a batch arrived for plan {id}, which was not prepared"))),
             (None, Some(Err(error))) => (Err(error.clone()), 0),
@@ -99,10 +103,14 @@ impl Frames {
             // In place: the sidecar is whom this process serves, and nothing can write to a slot while it is lent.
             (Some(codec), Some(_)) => match codec.decoder.decode_in_place(frame) {
                 Ok(input) => {
-                    let Executed { outcome, user_ns, metrics: gained } = self.executor.execute(id, input);
-                    metrics = gained;
+                    let ask = |codec: &Arc<Mutex<line::Codec>>| {
+                        Box::new(Asking { line: line.clone(), codec: codec.clone(), seq, plan_id: id }) as Box<dyn Source>
+                    };
+                    let Executed { outcome, user_ns, waited_ns, metrics: gained } =
+                        self.executor.execute(id, input, codec.asking.as_ref().map(ask));
+                    (metrics, waited) = (gained, waited_ns);
                     let encode = |output| codec.encoder.encode(&output).map_err(|error| unannounced(&error));
-                    (outcome.and_then(encode).and_then(|frame| check_size(frame, self.limits)), user_ns)
+                    (outcome.and_then(encode).and_then(|frame| check_size("result", frame, self.limits)), user_ns)
                 }
                 Err(error) => {
                     let broken = Broken::new("the batch cannot be decoded", error);
@@ -110,7 +118,7 @@ impl Frames {
                 }
             },
         };
-        let convert_ns = nanoseconds(began.elapsed()).saturating_sub(user_ns);
+        let convert_ns = nanoseconds(began.elapsed()).saturating_sub(user_ns + waited);
         if outcome.is_err() {
             metrics.clear();
         }
@@ -126,7 +134,12 @@ impl Frames {
 
 fn codec(plan: &Plan) -> Result<Codec, Failure> {
     let unsupported = |error: arrow_schema::ArrowError| failure::error(Code::UnsupportedType, error.to_string());
-    Ok(Codec { decoder: Decoder::new(&plan.input).map_err(unsupported)?, encoder: Encoder::new(plan.output.clone()).map_err(unsupported)? })
+    let asking = plan.layout.as_ref().map(|layout| line::Codec::new(layout).map(|codec| Arc::new(Mutex::new(codec))));
+    Ok(Codec {
+        decoder: Decoder::new(&plan.input).map_err(unsupported)?,
+        encoder: Encoder::new(plan.output.clone()).map_err(unsupported)?,
+        asking: asking.transpose().map_err(unsupported)?,
+    })
 }
 
 /// A duration in nanoseconds.
@@ -135,8 +148,8 @@ pub fn nanoseconds(duration: Duration) -> u64 {
 }
 
 /// Checks the size before anything is sent: an oversized message would end the stream with all that is in flight.
-fn check_size(frame: Frame, limits: FrameLimits) -> Result<Frame, Failure> {
-    let (what, value, limit) = if frame.rows > limits.rows {
+pub fn check_size(what: &str, frame: Frame, limits: FrameLimits) -> Result<Frame, Failure> {
+    let (unit, value, limit) = if frame.rows > limits.rows {
         ("rows", frame.rows, limits.rows)
     } else if frame.bytes() > limits.bytes {
         ("bytes", frame.bytes(), limits.bytes)
@@ -145,7 +158,7 @@ fn check_size(frame: Frame, limits: FrameLimits) -> Result<Frame, Failure> {
     } else {
         return Ok(frame);
     };
-    let mut error = failure::error(Code::BatchTooLarge, format!("the result of {value} {what} is above the limit of {limit}"));
+    let mut error = failure::error(Code::BatchTooLarge, format!("the {what} of {value} {unit} is above the limit of {limit}"));
     error.hint = String::from("send smaller batches, or return less for each");
     Err(error)
 }

@@ -1,6 +1,7 @@
 //! The plans that were prepared in this worker.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
 use bytes::Bytes;
@@ -22,7 +23,7 @@ pub struct Plan {
     /// The schema of the results as it is announced, as an IPC message.
     pub announced: Bytes,
     /// Of a keyed plan, whose input and output are packed.
-    pub layout: Option<Layout>,
+    pub layout: Option<Arc<Layout>>,
     /// What its log records say.
     pub running: Running,
     /// Of its functions.

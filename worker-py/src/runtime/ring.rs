@@ -160,20 +160,14 @@ impl Ring {
         Ok(())
     }
 
-    /// Sends the result of a batch, in a slot if that pays and can be had. `first` is what stands around its first message.
-    pub fn send_result(&mut self, first: WorkerData, frame: Frame) -> Result<(), Broken> {
+    /// Sends a frame, in a slot if that pays and can be had. `around` makes its messages.
+    pub fn send_frame(&mut self, frame: Frame, around: impl FnMut(proto::Frame) -> WorkerData) -> Result<(), Broken> {
         let frame = self.place(frame);
         if let Body::Slot(slot) = &frame.body {
             let reference = slot.reference();
             self.lent.insert((reference.arena, reference.offset), slot.clone());
         }
-        let (seq, plan_id) = (first.seq, first.plan_id);
-        let mut first = Some(first);
-        for frame in frame.into_messages() {
-            let around = first.take().unwrap_or_else(|| WorkerData { seq, plan_id, ..Default::default() });
-            self.send(WorkerData { message: Some(proto::worker_data::Message::Result(frame)), ..around })?;
-        }
-        Ok(())
+        frame.into_messages().map(around).try_for_each(|message| self.send(message))
     }
 
     fn place(&self, frame: Frame) -> Frame {

@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 from pillion.bundle import APPEND, CLEAR, PUT, REMOVE, TOUCH
 from pillion.errors import PillionError
 from pillion.stateful.codec import Codec
 from pillion.stateful.handles import Cursor, Handle
+from pillion.stateful.paged import PagedList, PagedMap
 from pillion.stateful.planes import Nowhere
 
 _REMOVED = object()
+
+
+class _Scan(Collection[Any]):
+    """A very large map under what the bundle has changed in it before; each iteration reads it."""
+
+    __slots__ = ("_base", "_changes", "_pick")
+
+    def __init__(self, base: PagedMap, changes: dict[Any, Any], pick: Callable[[tuple[Any, Any]], Any]) -> None:
+        self._base, self._changes, self._pick = base, changes, pick
+
+    def __iter__(self) -> Iterator[Any]:
+        changes = self._changes
+        for entry in self._base.items():
+            if entry[0] not in changes:
+                yield self._pick(entry)
+        for entry in changes.items():
+            if entry[1] is not _REMOVED:
+                yield self._pick(entry)
+
+    def __contains__(self, one: object) -> bool:
+        return any(one == other for other in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __bool__(self) -> bool:
+        return any(True for _ in self)
 
 
 class ListCell(Handle):
@@ -81,7 +110,14 @@ class ListCell(Handle):
         self._cursor.k = before
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self.get())
+        """The elements; of a very large list a part is in memory at a time."""
+        k = self._cursor.k
+        base = self._values[k] if k not in self._dirty else None
+        if not isinstance(base, PagedList):
+            return iter(self.get())
+        if self.counts_reads:
+            self._touched[k] = None
+        return chain(base, tuple(self._added.get(k, ())))
 
     def writes(self) -> list[tuple[Any, int, Any, Any]]:
         found = [(k, CLEAR, None, None) for k in self._dirty]
@@ -139,21 +175,26 @@ class MapCell(Handle):
         """Whether there is such an entry."""
         return self._find(key) is not _REMOVED
 
-    def items(self) -> list[tuple[Any, Any]]:
-        """The entries, in no particular order."""
-        return list(self._all().items())
+    def items(self) -> Collection[tuple[Any, Any]]:
+        """The entries, in no particular order: a list, or of a very large map what reads it a part at a time, each time
+        that it is iterated.
+        """
+        scan = self._scan(lambda entry: entry)
+        return list(self._all().items()) if scan is None else scan
 
-    def keys(self) -> list[Any]:
-        """The keys."""
-        return list(self._all())
+    def keys(self) -> Collection[Any]:
+        """The keys, likewise."""
+        scan = self._scan(lambda entry: entry[0])
+        return list(self._all()) if scan is None else scan
 
-    def values(self) -> list[Any]:
-        """The values."""
-        return list(self._all().values())
+    def values(self) -> Collection[Any]:
+        """The values, likewise."""
+        scan = self._scan(lambda entry: entry[1])
+        return list(self._all().values()) if scan is None else scan
 
     def is_empty(self) -> bool:
         """Whether there are no entries."""
-        return not self._all()
+        return not self.keys()
 
     def clear(self) -> None:
         """Drop them all."""
@@ -176,10 +217,10 @@ class MapCell(Handle):
         return self.contains(key)
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._all())
+        return iter(self.keys())
 
     def __len__(self) -> int:
-        return len(self._all())
+        return len(self.keys())
 
     def writes(self) -> list[tuple[Any, int, Any, Any]]:
         found: list[tuple[Any, int, Any, Any]] = []
@@ -215,6 +256,16 @@ class MapCell(Handle):
             else:
                 found[key] = value
         return found
+
+    def _scan(self, pick: Callable[[tuple[Any, Any]], Any]) -> _Scan | None:
+        """The entries of a very large map; None of another."""
+        k = self._cursor.k
+        base = None if k in self._dirty else self._values[k]
+        if not isinstance(base, PagedMap):
+            return None
+        if self.counts_reads:
+            self._touch(k, None)
+        return _Scan(base, dict(self._changes.get(k, {})), pick)
 
     def _change(self, key: Any, value: Any) -> None:
         k = self._cursor.k

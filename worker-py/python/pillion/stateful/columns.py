@@ -128,7 +128,7 @@ class States:
         if column is None and bundle is not None:
             column = bundle.state.get(name)
             if column is None:
-                column = bundle.fetch([cell.wanted([(one, None) for one in range(len(bundle.keys))])])[0]
+                column = _fetched(cell, bundle)
             if cell.spec.ttl is not None and cell.spec.ttl.count_reads:
                 self._operate(cell, TOUCH, _all(len(column)))
         if column is None:
@@ -175,6 +175,20 @@ class States:
     def _patch(self, name: str, patch: Patch) -> None:
         """Remember a write to some of the keys, for a later read."""
         self._patches.setdefault(name, []).append(patch)
+
+
+def _fetched(cell: Cell, bundle: Bundle) -> Column:
+    """The values of all keys, of a cell that did not come with the bundle."""
+    column, after = bundle.fetch([cell.wanted([(one, None) for one in range(len(bundle.keys))])])[0]
+    if after is None:
+        return column
+    found, tokens = column.to_pylist(), dict(enumerate(after.to_pylist()))
+    while rest := {at: token for at, token in tokens.items() if token is not None}:
+        more, after = bundle.fetch([cell.wanted([(at, None) for at in rest], list(rest.values()))])[0]
+        for at, value in zip(rest, more.to_pylist()):
+            found[at] = [*found[at], *value] if found[at] and value else found[at] or value
+        tokens = {} if after is None else dict(zip(rest, after.to_pylist()))
+    return Column.from_pylist(found, column.type, column.name)
 
 
 def _patched(cell: Cell, column: Column, patch: Patch) -> Column:

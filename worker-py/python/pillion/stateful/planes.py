@@ -53,7 +53,7 @@ class Lazy:
 
 
 class Deferred(dict[int, Any]):
-    """Values too large to come with the bundle, a page at a time."""
+    """Single values that did not come with the bundle, a page at a time."""
 
     def __init__(self, fetch: Fetcher, size: int) -> None:
         super().__init__()

@@ -6,13 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from pillion._native import Batch, Column
-from pillion.bundle import BINARY, PUT, SPACE, UINT8, UINT32, Bundle
+from pillion.bundle import BINARY, PUT, SPACE, UINT8, UINT32, Bundle, Wanted
 from pillion.cells import AGGREGATING, BROADCAST, LIST, MAP, REDUCING, VALUE, CellSpec
 from pillion.errors import PillionError
 from pillion.stateful import collections, handles
 from pillion.stateful.codec import Codec
 from pillion.stateful.handles import Cursor, Handle
-from pillion.stateful.planes import Deferred, Lazy, Nowhere, Spaced
+from pillion.stateful.paged import Cache, Paged, PagedList, PagedMap, Part
+from pillion.stateful.planes import PAGE, Deferred, Lazy, Nowhere, Spaced
+
+Address = tuple[int, "bytes | None"]
+"""Position of a key, and the namespace."""
 
 _CLASSES: dict[str, tuple[type[Handle], type[Handle]]] = {
     VALUE: (handles.ValueCell, handles.TouchedValueCell),
@@ -55,7 +59,7 @@ class Cell:
             return
         column = bundle.state.get(name)
         if column is None:
-            self.plain.begin(Deferred(lambda page: self.fetch(bundle, [(one, None) for one in page]), keyed))
+            self.plain.begin(self._deferred(bundle, keyed))
         elif self.spec.kind in (VALUE, REDUCING, AGGREGATING):
             self.plain.begin(self.decode(column))
         else:
@@ -63,17 +67,17 @@ class Cell:
         if broadcast:
             self.plain.writable = bundle.broadcast
         elif spaced:
-            self.spaced.begin(Spaced(lambda addresses: self.fetch(bundle, addresses)))
+            self.spaced.begin(Spaced(lambda addresses: fetch_all(bundle, [(self, addresses)])[0]))
 
     def leave(self) -> None:
         """Forget the bundle; afterwards every use is an error."""
         for handle in (self.plain, self.spaced):
             handle.begin(Nowhere(self.spec.name, *_OUTSIDE))
 
-    def preload(self, addresses: Sequence[tuple[int, bytes]], column: Column) -> None:
+    def preload(self, addresses: Sequence[tuple[int, bytes]], values: Sequence[Any]) -> None:
         """Take the values at these addresses, which somebody has fetched for several cells at once."""
         plane = self.spaced._values
-        for address, value in zip(addresses, self.decode(column)):
+        for address, value in zip(addresses, values):
             plane.setdefault(address, value)
 
     def offer(self, addresses: Sequence[tuple[int, bytes]], column: Column) -> None:
@@ -88,14 +92,66 @@ class Cell:
         """Take it that there is nothing at this address, unless something is known of it."""
         self.spaced._values.setdefault(address, None)
 
-    def fetch(self, bundle: Bundle, addresses: Sequence[tuple[int, bytes | None]]) -> list[Any]:
-        """The values at these addresses, decoded."""
-        return self.decode(bundle.fetch([self.wanted(addresses)])[0])
+    def wanted(
+        self, addresses: Sequence[Address], after: list[bytes | None] | None = None, entries: Column | None = None
+    ) -> Wanted:
+        """What to ask of `Bundle.fetch`: all that is at these addresses, what comes next of it, or single entries."""
+        columns = {
+            "key": Column.from_pylist([key for key, _ in addresses], UINT32),
+            "namespace": Column.from_pylist([space or b"" for _, space in addresses], SPACE),
+        }
+        if after is not None:
+            columns["after"] = Column.from_pylist(after, BINARY)
+        if entries is not None:
+            columns["sub"] = entries
+        return self.spec.name, Batch.from_columns(list(columns.values()), list(columns), len(addresses))
 
-    def wanted(self, addresses: Sequence[tuple[int, bytes | None]]) -> tuple[str, Column, Column]:
-        """What to ask of `Bundle.fetch`."""
-        keys = Column.from_pylist([key for key, _ in addresses], UINT32)
-        return self.spec.name, keys, Column.from_pylist([space or b"" for _, space in addresses], SPACE)
+    def _deferred(self, bundle: Bundle, keys: int) -> Any:
+        """The values of a cell that did not come with the bundle."""
+        if self.spec.kind not in (LIST, MAP, BROADCAST):
+            return Deferred(lambda page: fetch_all(bundle, [(self, [(one, None) for one in page])])[0], keys)
+
+        def fetch(page: list[int]) -> list[Any]:
+            column, following = bundle.fetch([self.wanted([(one, None) for one in page])])[0]
+            tokens = [None] * len(page) if following is None else following.to_pylist()
+            return [
+                value if token is None else self._paged(bundle, position, (value, token))
+                for position, value, token in zip(page, self.decode(column), tokens)
+            ]
+
+        return Cache(fetch, keys, PAGE)
+
+    def _paged(self, bundle: Bundle, position: int, first: Part) -> Paged:
+        def part(wanted: Wanted) -> Part:
+            column, following = bundle.fetch([wanted])[0]
+            return self.decode(column)[0], None if following is None else following.to_pylist()[0]
+
+        def read(after: bytes) -> Part:
+            return part(self.wanted([(position, None)], [after]))
+
+        def lookup(key: Any) -> dict[Any, Any] | None:
+            if key is None or codec is None:
+                return None
+            try:
+                entries = codec.encode([key])
+            except PillionError:
+                return None  # of a type that no key has
+            found, after = part(self.wanted([(position, None)], entries=entries))
+            while found is None and after is not None:
+                found, after = part(self.wanted([(position, None)], [after], entries))
+            return found  # type: ignore[no-any-return]
+
+        codec = self.key_codec
+        return PagedList(first, read) if codec is None else PagedMap(first, read, lookup)
+
+    def joined(self, before: Any, value: Any) -> Any:
+        """A value of which a part was there before."""
+        if before is None or value is None:
+            return value if before is None else before
+        if self.spec.kind == LIST:
+            before.extend(value)
+            return before
+        return {**before, **value} if self.key_codec is not None else value
 
     def decode(self, column: Column) -> list[Any]:
         """The values as the handles take them."""
@@ -129,6 +185,27 @@ class Cell:
             columns["sub"] = self.key_codec.encode(subs)
         columns["value"] = self.codec.encode(values, lambda position: key_name(keys[position]))
         return [(self.spec.name, Batch.from_columns(list(columns.values()), list(columns), len(keys)))]
+
+
+def fetch_all(bundle: Bundle, asked: Sequence[tuple[Cell, Sequence[Address]]]) -> list[list[Any]]:
+    """The decoded values of cells at addresses: all of them, in as few rounds as their size allows."""
+    found: list[list[Any]] = [[None] * len(addresses) for _, addresses in asked]
+    rounds: list[tuple[int, list[int], list[bytes | None] | None]] = [
+        (at, list(range(len(addresses))), None) for at, (_, addresses) in enumerate(asked)
+    ]
+    while rounds:
+        wanted = [asked[at][0].wanted([asked[at][1][one] for one in rows], after) for at, rows, after in rounds]
+        later = []
+        for (at, rows, _), (column, following) in zip(rounds, bundle.fetch(wanted)):
+            cell, values = asked[at][0], found[at]
+            for row, value in zip(rows, cell.decode(column)):
+                values[row] = cell.joined(values[row], value)
+            if following is not None:
+                rest = [(row, token) for row, token in zip(rows, following.to_pylist()) if token is not None]
+                if rest:
+                    later.append((at, [row for row, _ in rest], [token for _, token in rest]))
+        rounds = later  # type: ignore[assignment]
+    return found
 
 
 class Store:

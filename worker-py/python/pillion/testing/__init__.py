@@ -17,7 +17,19 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pillion._native import Batch, Column, Type
-from pillion.bundle import EVENT, INT64, MAX_TIME, MIN_TIME, PROCESSING, TIMER_FIELDS, UINT32, Bundle, Effects
+from pillion.bundle import (
+    EVENT,
+    INT64,
+    MAX_TIME,
+    MIN_TIME,
+    PROCESSING,
+    TIMER_FIELDS,
+    UINT32,
+    Bundle,
+    Effects,
+    Found,
+    Wanted,
+)
 from pillion.convert_rows import from_values, to_values
 from pillion.errors import PillionError
 from pillion.functions import OutputTag
@@ -51,6 +63,7 @@ class Harness:
         rows_per_bundle: where to cut bundles; they are not cut unless this says so.
         timers_per_bundle: how many timers fire in one call.
         deferred: cells whose values never come with the bundle, but are fetched.
+        page: how many elements or entries of a list or map are fetched at a time; all, unless this says so.
         on_error: what becomes of a row that raises: it fails its bundle (`"fail"`); it is left out, and what it did is
             undone (`"skip"`); or besides it goes to the side output `pillion.errors` (`"side"`).
     """
@@ -67,6 +80,7 @@ class Harness:
         rows_per_bundle: int = 2**31,
         timers_per_bundle: int = 2**31,
         deferred: Iterable[str] = (),
+        page: int | None = None,
         on_error: str = "fail",
     ) -> None:
         declared = function if isinstance(function, StatefulFunction) else StatefulFunction(function)
@@ -89,7 +103,7 @@ class Harness:
         self.processing_time = processing_time
         self._watermarks = [MIN_TIME] * len(self._inputs)
         self._rows_per_bundle, self._timers_per_bundle = rows_per_bundle, timers_per_bundle
-        self._deferred = frozenset(deferred)
+        self._deferred, self._page = frozenset(deferred), page
         self._outputs: dict[int, list[tuple[Batch, int | None]]] = {}
         self._declared = declared
         self.effects: list[Effects] = []
@@ -252,13 +266,8 @@ class Harness:
                 at = [()] if cell.kind == "broadcast" else keys
                 bundle.state[name] = cell.column([(key, None) for key in at], now)
 
-        def fetch(wanted: list[tuple[str, Column, Column]]) -> list[Column]:
-            found = []
-            for name, positions, spaces in wanted:
-                broadcast = self.cells[name].kind == "broadcast"
-                at = [() if broadcast else keys[one] for one in positions.to_pylist()]
-                found.append(self.cells[name].column(zip(at, (one or None for one in spaces.to_pylist())), now))
-            return found
+        def fetch(wanted: list[Wanted]) -> list[Found]:
+            return [self.cells[name].fetched(asked, keys, now, self._page) for name, asked in wanted]
 
         bundle.fetch = fetch
         effects = self.prepared.call(bundle)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from pillion._native import Batch, Column, Type
-from pillion.bundle import APPEND, CLEAR, DELETE, EVENT, PROCESSING, PUT, REMOVE, TOUCH
+from pillion.bundle import APPEND, BINARY, CLEAR, DELETE, EVENT, PROCESSING, PUT, REMOVE, TOUCH, Found
 
 Key = tuple[Any, ...]
 Address = tuple[Key, "bytes | None"]
@@ -56,6 +56,27 @@ class CellModel:
     def column(self, addresses: Iterable[Address], now: int) -> Column:
         """The values at these addresses, as a bundle gets them."""
         return Column.from_pylist([self.read(address, now) for address in addresses], self.type, self.name)
+
+    def fetched(self, asked: Batch, keys: Sequence[Key], now: int, page: int | None) -> Found:
+        """The answer to a fetch, of lists and maps with so many elements or entries at once."""
+        columns = dict(zip(asked.names, (column.to_pylist() for column in asked.columns)))
+        nothing = [None] * len(asked)
+        positions, spaces = columns["key"], columns["namespace"]
+        found, following = [], []
+        rows = zip(positions, spaces, columns.get("sub", nothing), columns.get("after", nothing))
+        for position, space, sub, after in rows:
+            value = self.read((() if self.kind == "broadcast" else keys[position], space or None), now)
+            rest = None
+            if sub is not None:
+                value = [one for one in value or () if one["key"] == sub] or None
+            elif page is not None and value is not None and self.kind in (*LISTS, *MAPS):
+                start = int(after or 0)
+                rest = str(start + page).encode() if len(value) > start + page else None
+                value = value[start : start + page]
+            found.append(value)
+            following.append(rest)
+        column = Column.from_pylist(found, self.type, self.name)
+        return column, Column.from_pylist(following, BINARY) if any(following) else None
 
     def read(self, address: Address, now: int) -> Any:
         """The value at an address; None if there is none or it has expired."""

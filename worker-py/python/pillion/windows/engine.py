@@ -15,7 +15,7 @@ from pillion.errors import PillionError, failed_row, raised
 from pillion.stateful.context import Context
 from pillion.stateful.declare import descriptors_of
 from pillion.stateful.outputs import Output, Outputs
-from pillion.stateful.store import Cell, Store
+from pillion.stateful.store import Cell, Store, fetch_all
 from pillion.windows.calls import WindowCalls
 from pillion.windows.contexts import AssignerContext, TriggerContext
 from pillion.windows.kinds import TimeWindow, Window, decode
@@ -130,6 +130,9 @@ class WindowEngine:
             skipped = False
             address = (key, space)
             own = space if self._merging is None else window.encode()
+            if self._merging is not None:
+                for cell in self._trigger_cells:
+                    cell.absent((key, own))  # what the key's windows had when the bundle began was read ahead
             steps.append(Step(ADD, address, None, (value, stamp), row))
             result = self._trigger.on_element(value, stamp, window, self._trigger_context.at(key, own))
             if result.is_fire():
@@ -254,9 +257,8 @@ class WindowEngine:
     def _preload(self, bundle: Bundle, cells: Sequence[Cell], wanted: list[Address]) -> None:
         asked = [(cell, missing) for cell in cells if (missing := cell.missing(wanted))]
         if asked:
-            columns = bundle.fetch([cell.wanted(addresses) for cell, addresses in asked])
-            for (cell, addresses), column in zip(asked, columns):
-                cell.preload(addresses, column)
+            for (cell, addresses), values in zip(asked, fetch_all(bundle, asked)):
+                cell.preload(addresses, values)
 
     # Ends.
 

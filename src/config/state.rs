@@ -1,0 +1,34 @@
+//! `[state]`: where keyed sessions keep their state and their checkpoints.
+
+use super::{places, units};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// `[state]`: stores and checkpoints of keyed sessions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StateConfig {
+    /// Folder of the `disk` stores. Each session has a folder of its own in it, which goes with the session; what a dead process left is deleted by the next. Default: `state` in
+    /// the default `cache_dir`.
+    pub dir: PathBuf,
+    /// Where checkpoints go: a folder, or a URL `file:///...`; to be restored elsewhere it must be one that every node mounts. Default: none, and a barrier saves nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoints: Option<String>,
+    /// Memory of one `disk` store for the values that were read or written last. Default 256MiB.
+    #[serde(with = "units::size")]
+    pub disk_cache_bytes: u64,
+    /// A `disk` store refuses bundles that would leave less than this on the file system. Default 256MiB.
+    #[serde(with = "units::size")]
+    pub disk_reserve_bytes: u64,
+}
+
+impl Default for StateConfig {
+    fn default() -> Self {
+        Self {
+            dir: places::default_cache_dir().join("state"),
+            checkpoints: None,
+            disk_cache_bytes: 256 << 20,
+            disk_reserve_bytes: 256 << 20,
+        }
+    }
+}

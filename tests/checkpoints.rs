@@ -1,0 +1,484 @@
+//! Checkpoints of keyed sessions from end to end: barrier, restore, rescale, what is incremental, fencing, failures; with every store.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
+
+mod support;
+
+use pillion::{
+    Checkpoint, Code, Error, Event, KeyedOptions, Session, Store,
+    state::encoding::{Groups, KeyEncoder},
+};
+use proptest::prelude::*;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+use support::{
+    Door, Rig, Setup, everywhere,
+    keyed::{Seen, Step, by_key, kill_workers, main_rows, open, per_key, rows, run, sums, table},
+};
+
+const STORES: [Store; 2] = [Store::Memory, Store::Disk];
+
+/// An engine with a place for stores and checkpoints.
+async fn rig(setup: impl Into<Setup>) -> (Rig, PathBuf) {
+    let mut place = PathBuf::new();
+    let rig = Rig::with(setup, |config| {
+        let folder = config.runtime_dir.parent().unwrap();
+        place = folder.join("checkpoints");
+        config.state.dir = folder.join("state");
+        config.state.checkpoints = Some(place.display().to_string());
+    })
+    .await;
+    (rig, place)
+}
+
+fn with(store: Store) -> KeyedOptions {
+    KeyedOptions { store, ..by_key() }
+}
+
+fn restoring(store: Store, handles: &[&str]) -> KeyedOptions {
+    KeyedOptions { restore: handles.iter().map(|&handle| handle.to_owned()).collect(), ..with(store) }
+}
+
+/// Sends the steps and then a barrier; gives what came out before it, and the checkpoint. The session stays open.
+async fn up_to_barrier(session: &mut Session, id: u64, steps: &[Step]) -> (Vec<Seen>, Result<Checkpoint, Error>) {
+    let (input, output) = session.halves();
+    for step in steps {
+        match step {
+            Step::Rows(given) => input.send(rows(given)).await.unwrap(),
+            Step::Watermark(timestamp_ms) => input.watermark(*timestamp_ms).await.unwrap(),
+            other => panic!("{other:?} has no place here"),
+        };
+    }
+    input.barrier(id).await.unwrap();
+    let mut seen = Vec::new();
+    let mut passed = false;
+    loop {
+        match output.next().await.unwrap().unwrap() {
+            Event::Output(result) => {
+                assert!(!passed, "a result of what came before the barrier stands behind it");
+                seen.extend(table(&result.batch).into_iter().map(|row| Seen::Row(String::new(), row)));
+            }
+            Event::Snapshotted { checkpoint_id, .. } => {
+                assert_eq!(checkpoint_id, id);
+                passed = true;
+            }
+            Event::Checkpointed { checkpoint_id, result } => {
+                assert!(passed && checkpoint_id == id);
+                return (seen, result);
+            }
+            _ => {}
+        }
+    }
+}
+
+async fn checkpointed(session: &mut Session, id: u64, steps: &[Step]) -> (Vec<Seen>, Checkpoint) {
+    let (seen, result) = up_to_barrier(session, id, steps).await;
+    (seen, result.unwrap())
+}
+
+fn before() -> Vec<Step> {
+    vec![Step::Rows((0..40).map(|row| (row % 10, row, 100 + row)).collect()), Step::Watermark(120)]
+}
+
+fn after() -> Vec<Step> {
+    vec![Step::Watermark(121), Step::Rows((0..40).map(|row| (row % 10, row, 130 + row)).collect()), Step::Watermark(160)]
+}
+
+#[test]
+fn what_was_checkpointed_is_restored() {
+    everywhere(async |setup| {
+        let (rig, _) = rig(setup).await;
+        for store in STORES {
+            let undisturbed = run(&rig, open(&rig, "Remind", with(store)).await, &[before(), after()].concat()).await.unwrap();
+            let mut session = open(&rig, "Remind", with(store)).await;
+            let (first, checkpoint) = checkpointed(&mut session, 1, &before()).await;
+            // What comes behind the barrier belongs to nobody.
+            session.send(rows(&[(1, 1000, 121)])).await.unwrap();
+            drop(session);
+            let session = open(&rig, "Remind", restoring(store, &[&checkpoint.handle])).await;
+            let second = run(&rig, session, &after()).await.unwrap();
+            let both = [main_rows(&first), main_rows(&second)].concat();
+            assert_eq!(per_key(&both), per_key(&main_rows(&undisturbed)), "{store:?}");
+        }
+        rig.end().await;
+    });
+}
+
+#[test]
+fn a_state_moves_from_one_kind_of_store_to_another() {
+    support::run(async {
+        let (rig, _) = rig(Door::Embedded).await;
+        let steps = before();
+        let mut session = open(&rig, "Sum", with(Store::Memory)).await;
+        let (_, checkpoint) = checkpointed(&mut session, 1, &steps).await;
+        let mut session = open(&rig, "Sum", restoring(Store::Disk, &[&checkpoint.handle])).await;
+        let (_, checkpoint) = checkpointed(&mut session, 2, &steps).await;
+        let seen = run(&rig, open(&rig, "Sum", restoring(Store::Memory, &[&checkpoint.handle])).await, &steps).await.unwrap();
+        let expected = sums(&[steps.clone(), steps.clone(), steps].concat());
+        for (key, sums) in per_key(&main_rows(&seen)) {
+            assert_eq!(sums, expected[&key][expected[&key].len() - sums.len()..], "of key {key}");
+        }
+        rig.end().await;
+    });
+}
+
+/// The rows of these key groups.
+fn of_groups(steps: &[Step], groups: &std::ops::RangeInclusive<u16>) -> Vec<Step> {
+    let encoder = KeyEncoder::new(vec![("key".into(), arrow_schema::DataType::Int64)], false).unwrap();
+    let only = |step: &Step| match step {
+        Step::Rows(given) => {
+            let distinct = encoder.distinct(&[rows(given).column(0).clone()], Groups::Computed(128)).unwrap();
+            let here = |row: usize| groups.contains(&distinct.groups[distinct.index[row] as usize]);
+            Step::Rows(given.iter().enumerate().filter(|(row, _)| here(*row)).map(|(_, given)| *given).collect())
+        }
+        other => other.clone(),
+    };
+    steps.iter().map(only).collect()
+}
+
+#[test]
+fn operators_become_more_and_fewer() {
+    support::run(async {
+        let (rig, _) = rig(Door::ConnectUnix).await;
+        let undisturbed =
+            run(&rig, open(&rig, "Remind", by_key()).await, &[before(), after(), vec![Step::Rows(vec![(3, 1, 170)])]].concat())
+                .await
+                .unwrap();
+        let mut session = open(&rig, "Remind", by_key()).await;
+        let (mut seen, whole) = checkpointed(&mut session, 1, &before()).await;
+        drop(session);
+        let mut handles = Vec::new();
+        for (store, groups) in [(Store::Memory, 0..=41), (Store::Disk, 42..=127)] {
+            let options = KeyedOptions { key_groups: Some(groups.clone()), ..restoring(store, &[&whole.handle]) };
+            let mut session = open(&rig, "Remind", options).await;
+            let (more, part) = checkpointed(&mut session, 2, &of_groups(&after(), &groups)).await;
+            seen.extend(more);
+            handles.push(part.handle);
+        }
+        // One alone does not cover all.
+        let code = async |options| support::keyed::keyed(&rig, "Remind", options).open().await.err().unwrap().code();
+        assert_eq!(code(restoring(Store::Memory, &[&handles[0]])).await, Code::SnapshotMismatch);
+        let session = open(&rig, "Remind", restoring(Store::Memory, &[&handles[0], &handles[1]])).await;
+        seen.extend(run(&rig, session, &[Step::Rows(vec![(3, 1, 170)])]).await.unwrap());
+        assert_eq!(per_key(&main_rows(&seen)), per_key(&main_rows(&undisturbed)));
+        rig.end().await;
+    });
+}
+
+#[test]
+fn what_has_not_changed_is_not_written_again() {
+    support::run(async {
+        let (rig, place) = rig(Door::Embedded).await;
+        for store in STORES {
+            let mut session = open(&rig, "Sum", with(store)).await;
+            let (_, first) = checkpointed(&mut session, 1, &before()).await;
+            assert!(first.new_bytes == first.bytes && first.rows == 10, "{first:?}");
+            let (_, second) = checkpointed(&mut session, 2, &[]).await;
+            assert_eq!((second.new_bytes, second.bytes, second.rows), (0, first.bytes, 10));
+            let (_, third) = checkpointed(&mut session, 3, &[Step::Rows(vec![(1, 1, 0)])]).await;
+            assert!(0 < third.new_bytes && third.new_bytes < third.bytes, "{third:?}");
+            // Of one that is deleted stays what others refer to.
+            let (input, output) = session.halves();
+            input.discard_checkpoint(&first.handle).await.unwrap();
+            input.discard_checkpoint(&third.handle).await.unwrap();
+            input.finish().await.unwrap();
+            while output.next().await.is_some() {}
+            let manifest = |checkpoint: &Checkpoint| place.join(format!("{}.json", checkpoint.handle)).exists();
+            assert!(!manifest(&first) && manifest(&second) && !manifest(&third));
+            let session = open(&rig, "Sum", restoring(store, &[&second.handle])).await;
+            let seen = run(&rig, session, &before()).await.unwrap();
+            let expected = sums(&[before(), before()].concat());
+            assert!(per_key(&main_rows(&seen)).iter().all(|(key, sums)| *sums == expected[key][4..]));
+        }
+        rig.end().await;
+    });
+}
+
+#[test]
+fn the_checkpoint_after_a_discarded_one_is_whole() {
+    support::run(async {
+        let (rig, _) = rig(Door::Embedded).await;
+        let mut session = open(&rig, "Sum", by_key()).await;
+        let (_, first) = checkpointed(&mut session, 1, &before()).await;
+        session.halves().0.discard_checkpoint(first.handle).await.unwrap();
+        let (_, second) = checkpointed(&mut session, 2, &[]).await;
+        assert_eq!(second.new_bytes, second.bytes);
+        drop(session);
+        open(&rig, "Sum", restoring(Store::Memory, &[&second.handle])).await;
+        rig.end().await;
+    });
+}
+
+#[test]
+fn a_checkpoint_that_fails_ends_nothing() {
+    support::run(async {
+        let (rig, place) = rig(Door::ConnectUnix).await;
+        let mut session = open(&rig, "Sum", by_key()).await;
+        let (_, first) = checkpointed(&mut session, 1, &before()).await;
+        // Nothing can be made in a file.
+        let aside = place.with_extension("aside");
+        fs::rename(&place, &aside).unwrap();
+        fs::write(&place, "").unwrap();
+        let (_, failed) = up_to_barrier(&mut session, 2, &[Step::Rows(vec![(1, 1, 0)])]).await;
+        assert_eq!(failed.unwrap_err().code(), Code::SnapshotFailed);
+        fs::remove_file(&place).unwrap();
+        fs::rename(&aside, &place).unwrap();
+        let (_, third) = checkpointed(&mut session, 3, &[]).await;
+        assert_ne!(third.new_bytes, 0, "what the failed one did not write is still to be written");
+        drop(session);
+        for handle in [first.handle, third.handle] {
+            open(&rig, "Sum", restoring(Store::Memory, &[&handle])).await;
+        }
+        rig.end().await;
+    });
+}
+
+#[test]
+fn a_full_disk_ends_the_session_and_its_checkpoint_goes_on_when_there_is_room() {
+    support::run(async {
+        let (roomy, place) = rig(Door::Embedded).await;
+        let mut session = open(&roomy, "Sum", with(Store::Disk)).await;
+        let (_, checkpoint) = checkpointed(&mut session, 1, &before()).await;
+        drop(session);
+        let full = Rig::with(Door::Embedded, |config| {
+            config.state.dir = config.runtime_dir.with_file_name("state");
+            config.state.checkpoints = Some(place.display().to_string());
+            // More than any disk has.
+            config.state.disk_reserve_bytes = 1 << 60;
+        })
+        .await;
+        let refused = support::keyed::keyed(&full, "Sum", restoring(Store::Disk, &[&checkpoint.handle])).open().await.err().unwrap();
+        assert!(refused.code() == Code::StateFull && refused.is_retryable(), "{refused:?}");
+        let mut session = open(&full, "Sum", with(Store::Disk)).await;
+        session.send(rows(&[(1, 1, 0)])).await.unwrap();
+        let error = session.recv().await.unwrap().unwrap_err();
+        assert!(error.code() == Code::StateFull && error.is_retryable(), "{error:?}");
+        full.end().await;
+        let seen = run(&roomy, open(&roomy, "Sum", restoring(Store::Disk, &[&checkpoint.handle])).await, &before()).await.unwrap();
+        let expected = sums(&[before(), before()].concat());
+        assert!(per_key(&main_rows(&seen)).iter().all(|(key, sums)| *sums == expected[key][4..]));
+        roomy.end().await;
+    });
+}
+
+#[test]
+fn without_a_place_a_barrier_saves_nothing_and_says_so() {
+    support::run(async {
+        let rig = Rig::new(Door::Embedded).await;
+        let mut session = open(&rig, "Sum", by_key()).await;
+        let (_, failed) = up_to_barrier(&mut session, 1, &before()).await;
+        assert_eq!(failed.unwrap_err().code(), Code::OptionsInvalid);
+        let refused = support::keyed::keyed(&rig, "Sum", restoring(Store::Memory, &["chk-1"])).open().await;
+        assert_eq!(refused.err().unwrap().code(), Code::OptionsInvalid);
+        rig.end().await;
+    });
+}
+
+#[test]
+fn what_cannot_be_restored_is_refused() {
+    support::run(async {
+        let (rig, place) = rig(Door::ConnectUnix).await;
+        let mut session = open(&rig, "Sum", by_key()).await;
+        let (_, checkpoint) = checkpointed(&mut session, 1, &before()).await;
+        drop(session);
+        let code = async |name: &str, options| support::keyed::keyed(&rig, name, options).open().await.err().unwrap().code();
+        let restoring = |handle: &str| restoring(Store::Memory, &[handle]);
+        assert_eq!(code("Sum", restoring("chk-nobody")).await, Code::SnapshotUnknown);
+        assert_eq!(code("Sum", restoring("../elsewhere")).await, Code::SnapshotUnknown);
+        assert_eq!(code("Histories", restoring(&checkpoint.handle)).await, Code::SnapshotMismatch, "of another function");
+        let narrower = KeyedOptions { max_parallelism: Some(64), ..restoring(&checkpoint.handle) };
+        assert_eq!(code("Sum", narrower).await, Code::SnapshotMismatch);
+        let by_two = KeyedOptions { keys: vec!["key".into(), "value".into()], ..restoring(&checkpoint.handle) };
+        assert_eq!(code("Sum", by_two).await, Code::KeyType);
+
+        let manifest = place.join(format!("{}.json", checkpoint.handle));
+        let text = fs::read_to_string(&manifest).unwrap();
+        fs::write(&manifest, text.replace("\"format\": 1", "\"format\": 9")).unwrap();
+        assert_eq!(code("Sum", restoring(&checkpoint.handle)).await, Code::SnapshotVersion);
+        fs::write(&manifest, &text[..text.len() / 2]).unwrap();
+        assert_eq!(code("Sum", restoring(&checkpoint.handle)).await, Code::SnapshotDamaged);
+        fs::write(&manifest, text).unwrap();
+        let file = files(&place.join("data")).pop().unwrap();
+        let mut bytes = fs::read(&file).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&file, bytes).unwrap();
+        assert_eq!(code("Sum", restoring(&checkpoint.handle)).await, Code::SnapshotDamaged);
+        rig.end().await;
+    });
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let below = |path: PathBuf| if path.is_dir() { files(&path) } else { vec![path] };
+    fs::read_dir(folder).unwrap().flat_map(|entry| below(entry.unwrap().path())).collect()
+}
+
+#[test]
+fn a_higher_attempt_fences_a_lower_one() {
+    everywhere(async |setup| {
+        let (rig, _) = rig(setup).await;
+        let attempt = |attempt, key_groups| KeyedOptions { operator: "op-1".into(), attempt, key_groups, ..by_key() };
+        let refused = async |options| support::keyed::keyed(&rig, "Sum", options).open().await.err().unwrap().code();
+        let mut low = open(&rig, "Sum", attempt(1, Some(0..=63))).await;
+        let mut beside = open(&rig, "Sum", attempt(1, Some(64..=127))).await;
+        assert_eq!(refused(attempt(1, Some(50..=70))).await, Code::Fenced);
+        let mut high = open(&rig, "Sum", attempt(2, Some(0..=63))).await;
+        let end = loop {
+            // What a fenced session still sends is not answered.
+            let _ = low.send(rows(&[(1, 1, 0)])).await;
+            match low.recv().await {
+                Some(Ok(_)) => {}
+                other => break other.unwrap().unwrap_err(),
+            }
+        };
+        assert_eq!(end.code(), Code::Fenced);
+        assert_eq!(refused(attempt(1, Some(0..=63))).await, Code::Fenced);
+        let here = of_groups(&before(), &(0..=63));
+        let there = of_groups(&before(), &(64..=127));
+        let (first, _) = checkpointed(&mut high, 1, &here).await;
+        let (second, _) = checkpointed(&mut beside, 1, &there).await;
+        assert_eq!(per_key(&[main_rows(&first), main_rows(&second)].concat()), sums(&before()));
+        rig.end().await;
+    });
+}
+
+/// What happens to a session and to the job that it belongs to.
+#[derive(Clone, Debug)]
+enum Fate {
+    Step(Step),
+    Barrier,
+    KillWorkers,
+    /// The job fails: its session is dropped wherever it stands, and it goes on from the last checkpoint that is durable.
+    Fail,
+}
+
+fn fates() -> impl Strategy<Value = Vec<Fate>> {
+    let row = (0..6i64, 0..100i64, 0..60i64);
+    let fate = prop_oneof![
+        6 => proptest::collection::vec(row, 1..12).prop_map(|rows| Fate::Step(Step::Rows(rows))),
+        // Always an advance: a session that goes on from a checkpoint has forgotten its watermark, so an equal one would be an advance to it only.
+        3 => (1..20i64).prop_map(|ahead| Fate::Step(Step::Watermark(ahead))),
+        2 => Just(Fate::Barrier),
+        1 => Just(Fate::KillWorkers),
+        1 => Just(Fate::Fail),
+    ];
+    proptest::collection::vec(fate, 1..16)
+}
+
+/// A job as an engine runs it: results are given out when the checkpoint behind them is durable.
+struct Job {
+    steps: Vec<Fate>,
+    /// Steps that the last checkpoint covers, its handle, and the results given out with it.
+    done: usize,
+    handle: Option<String>,
+    given: Vec<Vec<i64>>,
+}
+
+impl Job {
+    /// Runs until it is done or its session fails; true when it is done.
+    async fn attempt(&mut self, rig: &Rig, store: Store, failures: &mut usize) -> bool {
+        let handles: Vec<&str> = self.handle.as_deref().into_iter().collect();
+        let (mut input, mut output) = open(rig, "Remind", restoring(store, &handles)).await.split();
+        let (steps, from) = (self.steps.clone(), self.done);
+        let last_fail = steps.iter().enumerate().skip(from).filter(|(_, fate)| matches!(fate, Fate::Fail)).map(|(at, _)| at).next();
+        // Each failure happens once.
+        let fails_at = last_fail.filter(|_| *failures > 0);
+        let sending = async {
+            let mut watermark = 0;
+            for (at, fate) in steps.iter().enumerate() {
+                if let Fate::Step(Step::Watermark(ahead)) = fate {
+                    watermark += ahead;
+                }
+                if at < from {
+                    continue;
+                }
+                let sent = match fate {
+                    Fate::Step(Step::Rows(given)) => input.send(rows(given)).await,
+                    Fate::Step(_) => input.watermark(watermark).await,
+                    Fate::Barrier => input.barrier(at as u64 + 1).await,
+                    Fate::KillWorkers => {
+                        kill_workers(rig).await;
+                        Ok(0)
+                    }
+                    Fate::Fail if fails_at == Some(at) => return false,
+                    Fate::Fail => Ok(0),
+                };
+                sent.unwrap();
+            }
+            input.finish().await.unwrap();
+            true
+        };
+        let (mut results, mut waiting) = (Vec::new(), Vec::new());
+        let mut receiving = Box::pin(async {
+            while let Some(event) = output.next().await {
+                match event.unwrap() {
+                    Event::Output(result) => results.extend(table(&result.batch)),
+                    Event::Snapshotted { checkpoint_id, .. } => waiting.push((checkpoint_id, std::mem::take(&mut results))),
+                    Event::Checkpointed { checkpoint_id, result } => {
+                        let at = waiting.iter().position(|(id, _)| *id == checkpoint_id).unwrap();
+                        self.given.extend(waiting.drain(..=at).flat_map(|(_, results)| results));
+                        self.handle = Some(result.unwrap().handle);
+                        self.done = checkpoint_id as usize;
+                    }
+                    _ => {}
+                }
+            }
+        });
+        let sent = tokio::select! {
+            biased;
+            sent = sending => sent,
+            () = &mut receiving => panic!("the session ended early"),
+        };
+        if !sent {
+            *failures -= 1;
+            return false;
+        }
+        receiving.await;
+        self.given.extend(waiting.into_iter().flat_map(|(_, results)| results));
+        self.given.extend(results);
+        true
+    }
+}
+
+/// Whatever happens, every key has the results of an undisturbed run, each once and in order.
+fn results_are_exactly_once(store: Store, cases: u32) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let (rig, _) = runtime.block_on(rig(Door::Embedded));
+    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
+    proptest!(config, |(fates in fates())| {
+        let (given, undisturbed) = runtime.block_on(async {
+            let mut watermark = 0;
+            let steps: Vec<Step> = fates.iter().filter_map(|fate| match fate {
+                Fate::Step(Step::Watermark(ahead)) => {
+                    watermark += ahead;
+                    Some(Step::Watermark(watermark))
+                }
+                Fate::Step(step) => Some(step.clone()),
+                _ => None,
+            }).collect();
+            let undisturbed = run(&rig, open(&rig, "Remind", with(store)).await, &steps).await.unwrap();
+            let mut failures = fates.iter().filter(|fate| matches!(fate, Fate::Fail)).count();
+            let mut job = Job { steps: fates, done: 0, handle: None, given: Vec::new() };
+            while !job.attempt(&rig, store, &mut failures).await {}
+            (job.given, main_rows(&undisturbed))
+        });
+        prop_assert_eq!(per_key(&given), per_key(&undisturbed));
+    });
+    runtime.block_on(rig.end());
+}
+
+/// How many random programs; more with `PILLION_TEST_CASES`.
+fn cases() -> u32 {
+    std::env::var("PILLION_TEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(25)
+}
+
+#[test]
+fn results_are_exactly_once_from_memory() {
+    results_are_exactly_once(Store::Memory, cases());
+}
+
+#[test]
+fn results_are_exactly_once_from_disk() {
+    results_are_exactly_once(Store::Disk, cases());
+}
