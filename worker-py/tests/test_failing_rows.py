@@ -158,8 +158,9 @@ def effects_of(harness: Harness) -> list[Any]:
 
 @pytest.mark.parametrize("on_error", ["skip", "side"])
 @pytest.mark.parametrize("deferred", [(), ("value", "pickled", "numbers", "objects", "counts", "arrays")])
+@pytest.mark.parametrize("page", [None, 2])
 @pytest.mark.parametrize("seed", range(25))
-def test_failed_rows_leave_nothing(seed: int, deferred: tuple[str, ...], on_error: str) -> None:
+def test_failed_rows_leave_nothing(seed: int, page: int | None, deferred: tuple[str, ...], on_error: str) -> None:
     """A run with rows that fail brings about what one without these rows does: writes, timers, outputs."""
     chance = random.Random(seed)
     programs: dict[int, list[tuple[Any, ...]]] = {-1: [("shown",)]}
@@ -179,7 +180,7 @@ def test_failed_rows_leave_nothing(seed: int, deferred: tuple[str, ...], on_erro
     found = []
     for mode, left_out in ((on_error, []), ("fail", failing)):
         function = process(Everything(programs), **declared)
-        harness = Harness(function, input=INPUT, key="user", deferred=deferred, on_error=mode)
+        harness = Harness(function, input=INPUT, key="user", deferred=deferred, page=page, on_error=mode)
         for rows in bundles:
             harness.push_batch([row for row in rows if row[1] not in left_out])
         if mode == "side":
@@ -260,7 +261,7 @@ def test_what_is_no_failure_of_one_row() -> None:
     def column(*_: Any) -> Any:
         raise ConnectionError("gone")
 
-    broken.cells["total"].column = column  # type: ignore[method-assign]
+    broken.cells["total"].fetched = column  # type: ignore[method-assign]
     with pytest.raises(PillionError, match="ConnectionError: gone"):
         broken.push(("a", 2))
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from pillion._native import Batch, Column
-from pillion.bundle import TEXT, UINT32, Bundle
+from pillion.bundle import TEXT, UINT32, Bundle, Fetch, Found, Wanted
 from pillion.errors import PillionError, of_row, summary, type_and_message
 from pillion.functions import OutputTag
 from pillion.metrics import Metrics
@@ -80,10 +79,10 @@ class RowFailures:
         self._rows, self._broken = [], None
         self._log.watch(store, service.timers)
 
-    def fetching(self, fetch: Callable[..., list[Column]]) -> Callable[..., list[Column]]:
+    def fetching(self, fetch: Fetch) -> Fetch:
         """The same, remembering if it fails: what cannot be read is no failure of the row that asked for it."""
 
-        def call(wanted: Any) -> list[Column]:
+        def call(wanted: list[Wanted]) -> list[Found]:
             try:
                 return fetch(wanted)
             except BaseException as exc:

@@ -14,6 +14,7 @@ from pillion.errors import PillionError
 from pillion.stateful.collections import _REMOVED, ListCell, MapCell
 from pillion.stateful.context import Timers
 from pillion.stateful.handles import Handle
+from pillion.stateful.paged import PagedList, PagedMap
 from pillion.stateful.planes import Nowhere
 from pillion.stateful.store import Store
 
@@ -40,10 +41,10 @@ class Log:
             copies = not cell.codec.immutable
             if isinstance(handle, ListCell):
                 handle._added = _Lists(self.entries, copies)
-                handle._values = _Copied(handle._values, _CopiedList) if copies else handle._values
+                handle._values = _Copied(handle._values, _copied_list) if copies else handle._values
             elif isinstance(handle, MapCell):
                 handle._changes = _Tables(self.entries, copies)
-                handle._values = _Copied(handle._values, _CopiedMap) if copies else handle._values
+                handle._values = _Copied(handle._values, _copied_map) if copies else handle._values
             else:
                 handle._values = _Values(handle._values, self.entries, copies)
 
@@ -107,6 +108,9 @@ class _Copies(Logged):
 
     def __getitem__(self, key: Any) -> Any:
         return _copy(dict.__getitem__(self, key))
+
+    def __iter__(self) -> Iterator[Any]:
+        return dict.__iter__(self)  # where this is not the dict's own, `dict(self)` takes what `__getitem__` gives
 
     def items(self) -> Any:
         return [(key, _copy(value)) for key, value in dict.items(self)]
@@ -200,6 +204,47 @@ class _CopiedMap:
 
     def keys(self) -> Any:
         return self._values.keys()
+
+
+class _CopiedPagedList(PagedList):
+    """The same of a list that is read in parts."""
+
+    __slots__ = ("_list",)
+
+    def __init__(self, values: PagedList) -> None:
+        self._list = values
+
+    def __len__(self) -> int:
+        return len(self._list)
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(copy.deepcopy, self._list)
+
+
+class _CopiedPagedMap(PagedMap):
+    """The same of a map that is read in parts."""
+
+    __slots__ = ("_map",)
+
+    def __init__(self, values: PagedMap) -> None:
+        self._map = values
+
+    def __len__(self) -> int:
+        return len(self._map)
+
+    def get(self, key: Any, default: Any) -> Any:
+        return _copy(self._map.get(key, default))
+
+    def items(self) -> Iterator[tuple[Any, Any]]:
+        return ((key, copy.deepcopy(value)) for key, value in self._map.items())
+
+
+def _copied_list(values: Any) -> Any:
+    return _CopiedPagedList(values) if isinstance(values, PagedList) else _CopiedList(values)
+
+
+def _copied_map(values: Any) -> Any:
+    return _CopiedPagedMap(values) if isinstance(values, PagedMap) else _CopiedMap(values)
 
 
 class _Copied:
