@@ -7,38 +7,14 @@ use pillion::{
     Checkpoint, Code, Error, Event, KeyedOptions, Session, Store,
     state::encoding::{Groups, KeyEncoder},
 };
-use proptest::prelude::*;
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 use support::{
-    Door, Rig, Setup, everywhere,
-    keyed::{Seen, Step, by_key, kill_workers, main_rows, open, per_key, rows, run, sums, table},
+    Door, Rig, everywhere,
+    keyed::{STORES, Seen, Step, by_key, main_rows, open, per_key, restoring, rig_with_places, rows, run, sums, table, with},
 };
-
-const STORES: [Store; 2] = [Store::Memory, Store::Disk];
-
-/// An engine with a place for stores and checkpoints.
-async fn rig(setup: impl Into<Setup>) -> (Rig, PathBuf) {
-    let mut place = PathBuf::new();
-    let rig = Rig::with(setup, |config| {
-        let folder = config.runtime_dir.parent().unwrap();
-        place = folder.join("checkpoints");
-        config.state.dir = folder.join("state");
-        config.state.checkpoints = Some(place.display().to_string());
-    })
-    .await;
-    (rig, place)
-}
-
-fn with(store: Store) -> KeyedOptions {
-    KeyedOptions { store, ..by_key() }
-}
-
-fn restoring(store: Store, handles: &[&str]) -> KeyedOptions {
-    KeyedOptions { restore: handles.iter().map(|&handle| handle.to_owned()).collect(), ..with(store) }
-}
 
 /// Sends the steps and then a barrier; gives what came out before it, and the checkpoint. The session stays open.
 async fn up_to_barrier(session: &mut Session, id: u64, steps: &[Step]) -> (Vec<Seen>, Result<Checkpoint, Error>) {
@@ -88,7 +64,7 @@ fn after() -> Vec<Step> {
 #[test]
 fn what_was_checkpointed_is_restored() {
     everywhere(async |setup| {
-        let (rig, _) = rig(setup).await;
+        let (rig, _) = rig_with_places(setup).await;
         for store in STORES {
             let undisturbed = run(&rig, open(&rig, "Remind", with(store)).await, &[before(), after()].concat()).await.unwrap();
             let mut session = open(&rig, "Remind", with(store)).await;
@@ -108,7 +84,7 @@ fn what_was_checkpointed_is_restored() {
 #[test]
 fn a_state_moves_from_one_kind_of_store_to_another() {
     support::run(async {
-        let (rig, _) = rig(Door::Embedded).await;
+        let (rig, _) = rig_with_places(Door::Embedded).await;
         let steps = before();
         let mut session = open(&rig, "Sum", with(Store::Memory)).await;
         let (_, checkpoint) = checkpointed(&mut session, 1, &steps).await;
@@ -140,7 +116,7 @@ fn of_groups(steps: &[Step], groups: &std::ops::RangeInclusive<u16>) -> Vec<Step
 #[test]
 fn operators_become_more_and_fewer() {
     support::run(async {
-        let (rig, _) = rig(Door::ConnectUnix).await;
+        let (rig, _) = rig_with_places(Door::ConnectUnix).await;
         let undisturbed =
             run(&rig, open(&rig, "Remind", by_key()).await, &[before(), after(), vec![Step::Rows(vec![(3, 1, 170)])]].concat())
                 .await
@@ -169,7 +145,7 @@ fn operators_become_more_and_fewer() {
 #[test]
 fn what_has_not_changed_is_not_written_again() {
     support::run(async {
-        let (rig, place) = rig(Door::Embedded).await;
+        let (rig, place) = rig_with_places(Door::Embedded).await;
         for store in STORES {
             let mut session = open(&rig, "Sum", with(store)).await;
             let (_, first) = checkpointed(&mut session, 1, &before()).await;
@@ -198,7 +174,7 @@ fn what_has_not_changed_is_not_written_again() {
 #[test]
 fn the_checkpoint_after_a_discarded_one_is_whole() {
     support::run(async {
-        let (rig, _) = rig(Door::Embedded).await;
+        let (rig, _) = rig_with_places(Door::Embedded).await;
         let mut session = open(&rig, "Sum", by_key()).await;
         let (_, first) = checkpointed(&mut session, 1, &before()).await;
         session.halves().0.discard_checkpoint(first.handle).await.unwrap();
@@ -213,7 +189,7 @@ fn the_checkpoint_after_a_discarded_one_is_whole() {
 #[test]
 fn a_checkpoint_that_fails_ends_nothing() {
     support::run(async {
-        let (rig, place) = rig(Door::ConnectUnix).await;
+        let (rig, place) = rig_with_places(Door::ConnectUnix).await;
         let mut session = open(&rig, "Sum", by_key()).await;
         let (_, first) = checkpointed(&mut session, 1, &before()).await;
         // Nothing can be made in a file.
@@ -237,7 +213,7 @@ fn a_checkpoint_that_fails_ends_nothing() {
 #[test]
 fn a_full_disk_ends_the_session_and_its_checkpoint_goes_on_when_there_is_room() {
     support::run(async {
-        let (roomy, place) = rig(Door::Embedded).await;
+        let (roomy, place) = rig_with_places(Door::Embedded).await;
         let mut session = open(&roomy, "Sum", with(Store::Disk)).await;
         let (_, checkpoint) = checkpointed(&mut session, 1, &before()).await;
         drop(session);
@@ -278,7 +254,7 @@ fn without_a_place_a_barrier_saves_nothing_and_says_so() {
 #[test]
 fn what_cannot_be_restored_is_refused() {
     support::run(async {
-        let (rig, place) = rig(Door::ConnectUnix).await;
+        let (rig, place) = rig_with_places(Door::ConnectUnix).await;
         let mut session = open(&rig, "Sum", by_key()).await;
         let (_, checkpoint) = checkpointed(&mut session, 1, &before()).await;
         drop(session);
@@ -317,7 +293,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 #[test]
 fn a_higher_attempt_fences_a_lower_one() {
     everywhere(async |setup| {
-        let (rig, _) = rig(setup).await;
+        let (rig, _) = rig_with_places(setup).await;
         let attempt = |attempt, key_groups| KeyedOptions { operator: "op-1".into(), attempt, key_groups, ..by_key() };
         let refused = async |options| support::keyed::keyed(&rig, "Sum", options).open().await.err().unwrap().code();
         let mut low = open(&rig, "Sum", attempt(1, Some(0..=63))).await;
@@ -341,144 +317,4 @@ fn a_higher_attempt_fences_a_lower_one() {
         assert_eq!(per_key(&[main_rows(&first), main_rows(&second)].concat()), sums(&before()));
         rig.end().await;
     });
-}
-
-/// What happens to a session and to the job that it belongs to.
-#[derive(Clone, Debug)]
-enum Fate {
-    Step(Step),
-    Barrier,
-    KillWorkers,
-    /// The job fails: its session is dropped wherever it stands, and it goes on from the last checkpoint that is durable.
-    Fail,
-}
-
-fn fates() -> impl Strategy<Value = Vec<Fate>> {
-    let row = (0..6i64, 0..100i64, 0..60i64);
-    let fate = prop_oneof![
-        6 => proptest::collection::vec(row, 1..12).prop_map(|rows| Fate::Step(Step::Rows(rows))),
-        // Always an advance: a session that goes on from a checkpoint has forgotten its watermark, so an equal one would be an advance to it only.
-        3 => (1..20i64).prop_map(|ahead| Fate::Step(Step::Watermark(ahead))),
-        2 => Just(Fate::Barrier),
-        1 => Just(Fate::KillWorkers),
-        1 => Just(Fate::Fail),
-    ];
-    proptest::collection::vec(fate, 1..16)
-}
-
-/// A job as an engine runs it: results are given out when the checkpoint behind them is durable.
-struct Job {
-    steps: Vec<Fate>,
-    /// Steps that the last checkpoint covers, its handle, and the results given out with it.
-    done: usize,
-    handle: Option<String>,
-    given: Vec<Vec<i64>>,
-}
-
-impl Job {
-    /// Runs until it is done or its session fails; true when it is done.
-    async fn attempt(&mut self, rig: &Rig, store: Store, failures: &mut usize) -> bool {
-        let handles: Vec<&str> = self.handle.as_deref().into_iter().collect();
-        let (mut input, mut output) = open(rig, "Remind", restoring(store, &handles)).await.split();
-        let (steps, from) = (self.steps.clone(), self.done);
-        let last_fail = steps.iter().enumerate().skip(from).filter(|(_, fate)| matches!(fate, Fate::Fail)).map(|(at, _)| at).next();
-        // Each failure happens once.
-        let fails_at = last_fail.filter(|_| *failures > 0);
-        let sending = async {
-            let mut watermark = 0;
-            for (at, fate) in steps.iter().enumerate() {
-                if let Fate::Step(Step::Watermark(ahead)) = fate {
-                    watermark += ahead;
-                }
-                if at < from {
-                    continue;
-                }
-                let sent = match fate {
-                    Fate::Step(Step::Rows(given)) => input.send(rows(given)).await,
-                    Fate::Step(_) => input.watermark(watermark).await,
-                    Fate::Barrier => input.barrier(at as u64 + 1).await,
-                    Fate::KillWorkers => {
-                        kill_workers(rig).await;
-                        Ok(0)
-                    }
-                    Fate::Fail if fails_at == Some(at) => return false,
-                    Fate::Fail => Ok(0),
-                };
-                sent.unwrap();
-            }
-            input.finish().await.unwrap();
-            true
-        };
-        let (mut results, mut waiting) = (Vec::new(), Vec::new());
-        let mut receiving = Box::pin(async {
-            while let Some(event) = output.next().await {
-                match event.unwrap() {
-                    Event::Output(result) => results.extend(table(&result.batch)),
-                    Event::Snapshotted { checkpoint_id, .. } => waiting.push((checkpoint_id, std::mem::take(&mut results))),
-                    Event::Checkpointed { checkpoint_id, result } => {
-                        let at = waiting.iter().position(|(id, _)| *id == checkpoint_id).unwrap();
-                        self.given.extend(waiting.drain(..=at).flat_map(|(_, results)| results));
-                        self.handle = Some(result.unwrap().handle);
-                        self.done = checkpoint_id as usize;
-                    }
-                    _ => {}
-                }
-            }
-        });
-        let sent = tokio::select! {
-            biased;
-            sent = sending => sent,
-            () = &mut receiving => panic!("the session ended early"),
-        };
-        if !sent {
-            *failures -= 1;
-            return false;
-        }
-        receiving.await;
-        self.given.extend(waiting.into_iter().flat_map(|(_, results)| results));
-        self.given.extend(results);
-        true
-    }
-}
-
-/// Whatever happens, every key has the results of an undisturbed run, each once and in order.
-fn results_are_exactly_once(store: Store, cases: u32) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let (rig, _) = runtime.block_on(rig(Door::Embedded));
-    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
-    proptest!(config, |(fates in fates())| {
-        let (given, undisturbed) = runtime.block_on(async {
-            let mut watermark = 0;
-            let steps: Vec<Step> = fates.iter().filter_map(|fate| match fate {
-                Fate::Step(Step::Watermark(ahead)) => {
-                    watermark += ahead;
-                    Some(Step::Watermark(watermark))
-                }
-                Fate::Step(step) => Some(step.clone()),
-                _ => None,
-            }).collect();
-            let undisturbed = run(&rig, open(&rig, "Remind", with(store)).await, &steps).await.unwrap();
-            let mut failures = fates.iter().filter(|fate| matches!(fate, Fate::Fail)).count();
-            let mut job = Job { steps: fates, done: 0, handle: None, given: Vec::new() };
-            while !job.attempt(&rig, store, &mut failures).await {}
-            (job.given, main_rows(&undisturbed))
-        });
-        prop_assert_eq!(per_key(&given), per_key(&undisturbed));
-    });
-    runtime.block_on(rig.end());
-}
-
-/// How many random programs; more with `PILLION_TEST_CASES`.
-fn cases() -> u32 {
-    std::env::var("PILLION_TEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(25)
-}
-
-#[test]
-fn results_are_exactly_once_from_memory() {
-    results_are_exactly_once(Store::Memory, cases());
-}
-
-#[test]
-fn results_are_exactly_once_from_disk() {
-    results_are_exactly_once(Store::Disk, cases());
 }

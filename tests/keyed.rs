@@ -3,13 +3,13 @@
 
 mod support;
 
-use arrow_array::{ArrayRef, Int64Array, RecordBatch};
-use pillion::{Code, KeyedOptions, Plan};
+use arrow_array::{ArrayRef, Int64Array, RecordBatch, cast::AsArray};
+use pillion::{Code, KeyedOptions, Plan, SessionOptions, host::OnError};
 use proptest::prelude::*;
 use std::sync::Arc;
 use support::{
     Mode, Rig, everywhere, in_mode,
-    keyed::{Seen, Step, by_key, keyed, main_rows, open, per_key, rows, run, sums},
+    keyed::{Seen, Step, by_key, keyed, main_rows, open, per_key, rows, run, sums, table},
 };
 
 #[test]
@@ -150,6 +150,47 @@ fn a_function_that_raises_ends_the_session_with_its_row() {
         let error = run(&rig, session, &[Step::Rows(vec![(1, 1, 0), (1, 13, 0)])]).await.unwrap_err();
         assert_eq!(error.code(), Code::FunctionRaised, "{error:?}");
         assert_eq!(error.exception().unwrap().message, "thirteen");
+        rig.end().await;
+    });
+}
+
+#[test]
+fn a_row_may_fail_alone() {
+    everywhere(async |setup| {
+        let rig = Rig::new(setup).await;
+        let steps = [Step::Rows(vec![(1, 1, 0), (1, 13, 5), (2, 13, 0), (1, 2, 0)]), Step::Rows(vec![(2, 3, 0), (1, 13, 7)])];
+        let without = [Step::Rows(vec![(1, 1, 0), (1, 2, 0), (2, 3, 0)])];
+        for on_error in [OnError::Skip, OnError::Side] {
+            let options = SessionOptions { on_error, ..Default::default() };
+            let (mut input, mut output) = keyed(&rig, "Raise", by_key()).options(options).open().await.unwrap().split();
+            for step in &steps {
+                let Step::Rows(given) = step else { continue };
+                input.send(rows(given)).await.unwrap();
+            }
+            input.finish().await.unwrap();
+            let (mut sums_seen, mut aside) = (Vec::new(), Vec::new());
+            while let Some(result) = output.recv().await {
+                let result = result.unwrap();
+                match result.tag.as_deref() {
+                    None => sums_seen.extend(table(&result.batch)),
+                    Some(tag) => {
+                        assert_eq!(tag, "pillion.errors");
+                        let text = |column: usize, row| result.batch.column(column).as_string::<i32>().value(row).to_owned();
+                        let numbers = table(&result.batch.project(&[0, 1, 2]).unwrap());
+                        aside.extend(numbers.into_iter().enumerate().map(|(row, numbers)| (numbers, text(3, row), text(4, row))));
+                    }
+                }
+            }
+            assert_eq!(per_key(&sums_seen), sums(&without), "nothing is left of the rows that raised");
+            let mut expected: Vec<_> =
+                [[1, 13, 5], [2, 13, 0], [1, 13, 7]].map(|row| (row.to_vec(), "ValueError".to_owned(), "thirteen".to_owned())).into();
+            if on_error == OnError::Skip {
+                expected.clear();
+            }
+            aside.sort();
+            expected.sort();
+            assert_eq!(aside, expected);
+        }
         rig.end().await;
     });
 }

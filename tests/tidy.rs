@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 /// Files stay under this many lines, functions under that many. A ratchet: what is longer is listed with its length, and may only shrink.
 const FILE_LINES: usize = 400;
 const FUNCTION_LINES: usize = 70;
-const LONG_FILES: &[(&str, usize)] =
-    &[("src/host/remote.rs", 401), ("src/host/session.rs", 455), ("src/session/mod.rs", 489), ("tests/conformance.rs", 422)];
+const LONG_FILES: &[(&str, usize)] = &[("tests/conformance.rs", 422)];
 const LONG_FUNCTIONS: &[(&str, &str, usize)] = &[];
 
 /// The only files with `unsafe`: memory that other processes map, memory of NumPy and Arrow's C interface, the process's own argument vector, threads and descriptors, and both ends of the table of

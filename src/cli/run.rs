@@ -75,7 +75,7 @@ pub struct RunArgs {
     #[arg(long = "where", help_heading = "Function")]
     keep_true: bool,
 
-    /// When the function raises on a row: stop (`fail`), or give null for it (`null`)
+    /// When the function raises on a row: stop (`fail`), give null for it (`null`); of functions with state, leave it out (`skip`), or put it aside with its error (`side`, into `--side pillion.errors=FILE`)
     #[arg(long, value_enum, default_value_t = OnError::Fail, help_heading = "Function")]
     on_error: OnError,
 
@@ -114,6 +114,8 @@ pub struct RunArgs {
 enum OnError {
     Fail,
     Null,
+    Skip,
+    Side,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,6 +214,8 @@ impl RunArgs {
         let on_error = match self.on_error {
             OnError::Fail => OnRowError::Fail,
             OnError::Null => OnRowError::Null,
+            OnError::Skip => OnRowError::Skip,
+            OnError::Side => OnRowError::Side,
         };
         SessionOptions { bundle_deadline: self.deadline, max_workers: self.workers, on_error, ..SessionOptions::default() }
     }
@@ -294,7 +298,7 @@ impl Job<'_> {
         let args = self.args;
         let loading = args.engine.loading_text(&self.function);
         let described = progress.during(&loading, pillion.describe(&self.function, &self.environment)).await?;
-        let keyed = args.keyed.bind(&described.function, &input.schema)?;
+        let keyed = args.keyed.bind(&described.function, &input.schema, args.session_options().on_error)?;
         let wish = Wish { args: args.args.as_deref(), into: args.into.as_deref(), filter: args.keep_true };
         let binding = Binding::new(self.function.clone(), &described.function, &input.schema, wish)?;
         let mut opening = pillion

@@ -1,9 +1,6 @@
 //! Memory in which a host builds its batches, so that their bodies need not be copied on their way (DESIGN D2).
 
-use super::{
-    remote::RemoteSession,
-    session::{Session, SessionInput},
-};
+use super::{input::SessionInput, remote::RemoteSession, session::Session};
 use crate::worker::process::{arenas::Arenas, ring_door::Memory};
 use arrow_buffer::{ArrowNativeType, Buffer, MutableBuffer, ScalarBuffer};
 use pillion_wire::{

@@ -30,10 +30,12 @@
 //! # }
 //! ```
 
+mod address;
 mod allocate;
 mod coalesce;
 mod function;
 mod here;
+mod input;
 mod keyed;
 mod link;
 mod open;
@@ -45,9 +47,10 @@ mod sharing;
 
 pub use allocate::{Allocation, Part};
 pub use function::{FunctionRef, Plan, PlanCall, Source};
+pub use input::SessionInput;
 pub use keyed::{Checkpoint, Event, KeyedInput, KeyedOptions, Store};
 pub use open::{Described, FunctionDescription, OnError, SessionBuilder, SessionOptions};
-pub use session::{Limits, Output, Session, SessionInput, SessionOutput};
+pub use session::{Limits, Output, Session, SessionOutput};
 
 pub use pillion_wire::proto::{Parameter, Timing};
 

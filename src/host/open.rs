@@ -18,6 +18,10 @@ pub enum OnError {
     Fail,
     /// The row's result is null; for row functions whose result may be null.
     Null,
+    /// The row is left out, and its outputs, writes and timers are undone. Keyed sessions of functions that are called row by row.
+    Skip,
+    /// As [`OnError::Skip`], and the row goes to the side output `pillion.errors` (of input n from the second on, `pillion.errors.n`): the columns of its input, then `error_type` and `error_message`.
+    Side,
 }
 
 /// How a session behaves. The default leaves everything to the engine's configuration.
@@ -141,6 +145,8 @@ impl SessionBuilder {
             on_error: match self.options.on_error {
                 OnError::Fail => proto::OnError::Fail,
                 OnError::Null => proto::OnError::Null,
+                OnError::Skip => proto::OnError::Skip,
+                OnError::Side => proto::OnError::Side,
             } as i32,
         };
         let request = OpenRequest {

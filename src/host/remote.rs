@@ -2,6 +2,7 @@
 
 use super::{
     FunctionDescription,
+    address::Address,
     allocate::Allocator,
     link::{Link, Opened},
     open::schema,
@@ -17,36 +18,24 @@ use crate::{
     },
 };
 use arrow_schema::SchemaRef;
-use hyper_util::rt::TokioIo;
 use pillion_wire::{
-    CAPABILITY_SHM, CONNECTION_WINDOW_BYTES, MAX_MESSAGE_BYTES, PROTOCOL_VERSION, STREAM_WINDOW_BYTES,
+    CAPABILITY_SHM, PROTOCOL_VERSION,
     frame::{Assembler, FrameLimits},
     proto::{self, checkpointed, execute_request as request, execute_response as response, host_client::HostClient},
     shm::Slot,
 };
 use std::{
-    path::PathBuf,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
     time::Duration,
 };
-use tokio::{net::UnixStream, sync::mpsc, time::timeout};
+use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::{Stream, wrappers::UnboundedReceiverStream};
-use tonic::{
-    Streaming,
-    transport::{Channel, Endpoint, Uri},
-};
-use tower::service_fn;
+use tonic::{Streaming, transport::Channel};
 
 /// Results that may wait unread in this process: 64 MiB, 4 Mi rows.
 const OUTPUT_CREDIT: proto::Credit = proto::Credit { bytes: 64 << 20, rows: 4 << 20 };
-
-/// Largest headers or trailers of a response, in bytes.
-const HEADER_BYTES: u32 = 1 << 20;
-
-/// Largest HTTP/2 frame on data connections, in bytes.
-const HTTP2_FRAME_BYTES: u32 = 512 * 1024;
 
 /// A sidecar answers its first call within this time; who does not is none.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
@@ -55,54 +44,6 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 pub(super) struct Remote {
     endpoint: Address,
     calls: HostClient<Channel>,
-}
-
-#[derive(Clone)]
-enum Address {
-    Unix(PathBuf),
-    Http(Box<Endpoint>),
-}
-
-impl Address {
-    fn parse(endpoint: &str) -> Result<Self> {
-        if let Some(path) = endpoint.strip_prefix("unix:") {
-            return Ok(Address::Unix(path.strip_prefix("//").unwrap_or(path).into()));
-        }
-        let invalid = || {
-            Error::new(Code::ConnectFailed, format!("`{endpoint}` is no endpoint"))
-                .hint("write `unix:/path/to.sock` or `http://127.0.0.1:port`")
-        };
-        let url = if endpoint.contains("://") { endpoint.to_owned() } else { format!("http://{endpoint}") };
-        if !url.starts_with("http://") {
-            return Err(invalid());
-        }
-        Endpoint::from_shared(url).map(|url| Address::Http(Box::new(url))).map_err(|_| invalid())
-    }
-
-    async fn connect(&self) -> Result<HostClient<Channel>, tonic::transport::Error> {
-        let configure = |endpoint: Endpoint| {
-            endpoint
-                .initial_stream_window_size(STREAM_WINDOW_BYTES)
-                .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-                .max_frame_size(HTTP2_FRAME_BYTES)
-                // Room for errors, which travel in the trailers of a call.
-                .http2_max_header_list_size(HEADER_BYTES)
-                .tcp_nodelay(true)
-        };
-        let channel = match self {
-            Address::Http(endpoint) => configure(*endpoint.clone()).connect().await?,
-            Address::Unix(path) => {
-                let path = path.clone();
-                let connector = service_fn(move |_: Uri| {
-                    let path = path.clone();
-                    async move { UnixStream::connect(path).await.map(TokioIo::new) }
-                });
-                // The address is only the name in requests; the connector knows where to go.
-                configure(Endpoint::from_static("http://sidecar")).connect_with_connector(connector).await?
-            }
-        };
-        Ok(HostClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES))
-    }
 }
 
 impl Remote {

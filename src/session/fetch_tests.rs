@@ -3,6 +3,7 @@
 use super::{super::*, Fetcher, Unanswered};
 use crate::{
     config::PoolConfig,
+    error::Code,
     pool::PoolLimits,
     worker::{
         BoxFuture, KillCause,

@@ -125,9 +125,11 @@ fn behaviour(options: &proto::SessionOptions, limits: &Limits, pool_max: usize) 
 fn check(request: &OpenRequest) -> Result<()> {
     match proto::OnError::try_from(request.options.on_error) {
         Ok(proto::OnError::Unspecified | proto::OnError::Fail | proto::OnError::Null) => {}
+        // Whether its function can is found out where it is loaded.
+        Ok(proto::OnError::Skip | proto::OnError::Side) if request.keyed.is_some() => {}
         Ok(proto::OnError::Skip | proto::OnError::Side) => {
             return Err(
-                Error::new(Code::Unsupported, "this build can fail a batch or null a row, not skip it").hint("use `fail` or `null`")
+                Error::new(Code::Unsupported, "only rows of keyed sessions can be skipped or put aside").hint("use `fail` or `null`")
             );
         }
         Err(_) => return Err(Error::new(Code::ProtocolViolation, "`on_error` has an unknown value")),

@@ -3,6 +3,7 @@
 use super::*;
 use crate::{
     config::PoolConfig,
+    error::Code,
     pool::PoolLimits,
     worker::fake::{Act, FakeFactory},
 };

@@ -1,10 +1,10 @@
 //! Keyed sessions in the suites: what is sent and seen, and how.
 
-use super::{Rig, function_in, worker_pids};
+use super::{Rig, Setup, function_in, worker_pids};
 use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, cast::AsArray, types::Int64Type};
-use pillion::{Error, Event, KeyedOptions, Plan, Session, host::SessionBuilder};
+use pillion::{Error, Event, KeyedOptions, Plan, Session, Store, host::SessionBuilder};
 use rustix::process::{Pid, Signal, kill_process};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 /// Key, value, event time.
 pub type Row = (i64, i64, i64);
@@ -138,4 +138,30 @@ pub fn sums(steps: &[Step]) -> BTreeMap<i64, Vec<Vec<i64>>> {
         }
     }
     found
+}
+
+/// All stores.
+pub const STORES: [Store; 2] = [Store::Memory, Store::Disk];
+
+/// An engine with a place for stores and checkpoints.
+pub async fn rig_with_places(setup: impl Into<Setup>) -> (Rig, PathBuf) {
+    let mut place = PathBuf::new();
+    let rig = Rig::with(setup, |config| {
+        let folder = config.runtime_dir.parent().unwrap();
+        place = folder.join("checkpoints");
+        config.state.dir = folder.join("state");
+        config.state.checkpoints = Some(place.display().to_string());
+    })
+    .await;
+    (rig, place)
+}
+
+/// Keyed by `key`, with this store.
+pub fn with(store: Store) -> KeyedOptions {
+    KeyedOptions { store, ..by_key() }
+}
+
+/// The same, from checkpoints.
+pub fn restoring(store: Store, handles: &[&str]) -> KeyedOptions {
+    KeyedOptions { restore: handles.iter().map(|&handle| handle.to_owned()).collect(), ..with(store) }
 }

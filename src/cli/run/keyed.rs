@@ -9,11 +9,14 @@ use clap::Args;
 use pillion::KeyedOptions;
 use pillion::batch::event_times;
 use pillion::config::units::parse_duration;
-use pillion::host::FunctionDescription;
+use pillion::host::{FunctionDescription, OnError};
 
 use super::bind;
 use super::durable::DurableArgs;
 use crate::cli::failure::Failure;
+
+/// The side output of rows that raised.
+const ERRORS: &str = "pillion.errors";
 
 /// Options of functions that keep state.
 #[derive(Debug, Args)]
@@ -80,7 +83,7 @@ impl KeyedArgs {
     ///
     /// # Errors
     /// Flags that do not fit the function, columns and side outputs that there are not.
-    pub fn bind(&self, function: &FunctionDescription, input: &SchemaRef) -> Result<Option<Keyed>, Failure> {
+    pub fn bind(&self, function: &FunctionDescription, input: &SchemaRef, on_error: OnError) -> Result<Option<Keyed>, Failure> {
         if function.kind != "process" {
             return match self.flag() {
                 None => Ok(None),
@@ -98,7 +101,15 @@ impl KeyedArgs {
             bind::column(input, key)?;
         }
         let event_time = self.event_time.as_ref().map(|name| bind::column(input, name)).transpose()?;
-        if let Some((tag, _)) = self.sides.iter().find(|(tag, _)| !function.side_outputs.iter().any(|(known, _)| known == tag)) {
+        let errors = |tag: &str| on_error == OnError::Side && tag == ERRORS;
+        if on_error == OnError::Side && !self.sides.iter().any(|(tag, _)| tag == ERRORS) {
+            return Err(
+                Failure::usage("the rows that `--on-error side` puts aside have no file").hint(format!("add `--side {ERRORS}=FILE`"))
+            );
+        }
+        if let Some((tag, _)) =
+            self.sides.iter().find(|(tag, _)| !errors(tag) && !function.side_outputs.iter().any(|(known, _)| known == tag))
+        {
             let known: Vec<_> = function.side_outputs.iter().map(|(tag, _)| format!("`{tag}`")).collect();
             let hint = if known.is_empty() { "it has none".to_owned() } else { format!("it has {}", known.join(", ")) };
             return Err(Failure::usage(format!("`{}` has no side output `{tag}`", bind::own_name(function))).hint(hint));

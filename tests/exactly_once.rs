@@ -1,0 +1,151 @@
+//! Results of a keyed job are given out exactly once, whatever happens to its workers and sessions: random programs beside an undisturbed run.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
+
+mod support;
+
+use pillion::{Event, Store};
+use proptest::prelude::*;
+use support::{
+    Door, Rig,
+    keyed::{Step, kill_workers, main_rows, open, per_key, restoring, rig_with_places, rows, run, table, with},
+};
+
+/// What happens to a session and to the job that it belongs to.
+#[derive(Clone, Debug)]
+enum Fate {
+    Step(Step),
+    Barrier,
+    KillWorkers,
+    /// The job fails: its session is dropped wherever it stands, and it goes on from the last checkpoint that is durable.
+    Fail,
+}
+
+fn fates() -> impl Strategy<Value = Vec<Fate>> {
+    let row = (0..6i64, 0..100i64, 0..60i64);
+    let fate = prop_oneof![
+        6 => proptest::collection::vec(row, 1..12).prop_map(|rows| Fate::Step(Step::Rows(rows))),
+        // Always an advance: a session that goes on from a checkpoint has forgotten its watermark, so an equal one would be an advance to it only.
+        3 => (1..20i64).prop_map(|ahead| Fate::Step(Step::Watermark(ahead))),
+        2 => Just(Fate::Barrier),
+        1 => Just(Fate::KillWorkers),
+        1 => Just(Fate::Fail),
+    ];
+    proptest::collection::vec(fate, 1..16)
+}
+
+/// A job as an engine runs it: results are given out when the checkpoint behind them is durable.
+struct Job {
+    steps: Vec<Fate>,
+    /// Steps that the last checkpoint covers, its handle, and the results given out with it.
+    done: usize,
+    handle: Option<String>,
+    given: Vec<Vec<i64>>,
+}
+
+impl Job {
+    /// Runs until it is done or its session fails; true when it is done.
+    async fn attempt(&mut self, rig: &Rig, store: Store, failures: &mut usize) -> bool {
+        let handles: Vec<&str> = self.handle.as_deref().into_iter().collect();
+        let (mut input, mut output) = open(rig, "Remind", restoring(store, &handles)).await.split();
+        let (steps, from) = (self.steps.clone(), self.done);
+        let last_fail = steps.iter().enumerate().skip(from).filter(|(_, fate)| matches!(fate, Fate::Fail)).map(|(at, _)| at).next();
+        // Each failure happens once.
+        let fails_at = last_fail.filter(|_| *failures > 0);
+        let sending = async {
+            let mut watermark = 0;
+            for (at, fate) in steps.iter().enumerate() {
+                if let Fate::Step(Step::Watermark(ahead)) = fate {
+                    watermark += ahead;
+                }
+                if at < from {
+                    continue;
+                }
+                let sent = match fate {
+                    Fate::Step(Step::Rows(given)) => input.send(rows(given)).await,
+                    Fate::Step(_) => input.watermark(watermark).await,
+                    Fate::Barrier => input.barrier(at as u64 + 1).await,
+                    Fate::KillWorkers => {
+                        kill_workers(rig).await;
+                        Ok(0)
+                    }
+                    Fate::Fail if fails_at == Some(at) => return false,
+                    Fate::Fail => Ok(0),
+                };
+                sent.unwrap();
+            }
+            input.finish().await.unwrap();
+            true
+        };
+        let (mut results, mut waiting) = (Vec::new(), Vec::new());
+        let mut receiving = Box::pin(async {
+            while let Some(event) = output.next().await {
+                match event.unwrap() {
+                    Event::Output(result) => results.extend(table(&result.batch)),
+                    Event::Snapshotted { checkpoint_id, .. } => waiting.push((checkpoint_id, std::mem::take(&mut results))),
+                    Event::Checkpointed { checkpoint_id, result } => {
+                        let at = waiting.iter().position(|(id, _)| *id == checkpoint_id).unwrap();
+                        self.given.extend(waiting.drain(..=at).flat_map(|(_, results)| results));
+                        self.handle = Some(result.unwrap().handle);
+                        self.done = checkpoint_id as usize;
+                    }
+                    _ => {}
+                }
+            }
+        });
+        let sent = tokio::select! {
+            biased;
+            sent = sending => sent,
+            () = &mut receiving => panic!("the session ended early"),
+        };
+        if !sent {
+            *failures -= 1;
+            return false;
+        }
+        receiving.await;
+        self.given.extend(waiting.into_iter().flat_map(|(_, results)| results));
+        self.given.extend(results);
+        true
+    }
+}
+
+/// Whatever happens, every key has the results of an undisturbed run, each once and in order.
+fn results_are_exactly_once(store: Store, cases: u32) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let (rig, _) = runtime.block_on(rig_with_places(Door::Embedded));
+    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
+    proptest!(config, |(fates in fates())| {
+        let (given, undisturbed) = runtime.block_on(async {
+            let mut watermark = 0;
+            let steps: Vec<Step> = fates.iter().filter_map(|fate| match fate {
+                Fate::Step(Step::Watermark(ahead)) => {
+                    watermark += ahead;
+                    Some(Step::Watermark(watermark))
+                }
+                Fate::Step(step) => Some(step.clone()),
+                _ => None,
+            }).collect();
+            let undisturbed = run(&rig, open(&rig, "Remind", with(store)).await, &steps).await.unwrap();
+            let mut failures = fates.iter().filter(|fate| matches!(fate, Fate::Fail)).count();
+            let mut job = Job { steps: fates, done: 0, handle: None, given: Vec::new() };
+            while !job.attempt(&rig, store, &mut failures).await {}
+            (job.given, main_rows(&undisturbed))
+        });
+        prop_assert_eq!(per_key(&given), per_key(&undisturbed));
+    });
+    runtime.block_on(rig.end());
+}
+
+/// How many random programs; more with `PILLION_TEST_CASES`.
+fn cases() -> u32 {
+    std::env::var("PILLION_TEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(25)
+}
+
+#[test]
+fn results_are_exactly_once_from_memory() {
+    results_are_exactly_once(Store::Memory, cases());
+}
+
+#[test]
+fn results_are_exactly_once_from_disk() {
+    results_are_exactly_once(Store::Disk, cases());
+}
