@@ -77,11 +77,11 @@ fn rows_that_raise_are_put_aside() {
     place.write("in.csv", "key,value\n1,1\n1,13\n2,5\n1,2\n");
     let functions = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/functions/stateful.py");
     let run = |output: &str| format!("run {functions}:Raise --input in.csv --output {output} --key-by key");
+    place.fails(&format!("{} --on-error side", run("no.csv")), 2, &["have no file", "--side pillion.errors=FILE"]);
+    place.fails(&run("no.csv"), 1, &["ValueError", "thirteen"]);
     place.ok(&format!("{} --on-error side --side pillion.errors=errors.csv", run("out.csv")));
     let sums = place.read("out.csv");
     assert!(sums.lines().count() == 4 && ["1,1", "2,5", "1,3"].iter().all(|row| sums.lines().any(|line| line == *row)), "{sums}");
     assert_eq!(place.read("errors.csv"), "key,value,error_type,error_message\n1,13,ValueError,thirteen\n");
     place.ok(&format!("{} --on-error skip", run("out.csv")));
-    place.fails(&format!("{} --on-error side", run("no.csv")), 2, &["have no file", "--side pillion.errors=FILE"]);
-    place.fails(&run("no.csv"), 1, &["ValueError", "thirteen"]);
 }
