@@ -6,6 +6,9 @@ use arrow_array::{Int64Array, StringArray, StructArray, UInt32Array};
 use arrow_schema::{DataType, Schema};
 use pillion_wire::{ipc, proto};
 
+/// Place of the key, namespace, entry of a map, and what was read last.
+type Asked<'a> = (u32, &'a [u8], Option<i64>, Option<&'a [u8]>);
+
 const MOST: u64 = 64 << 10;
 const NAMESPACE: &[u8] = b"w";
 
@@ -83,7 +86,7 @@ impl Bench {
         self.fetches.backend.apply(Commit { seq: 1, addresses, writes, timers: Default::default(), now_ms: 0 }).await.unwrap();
     }
 
-    fn question(&self, cell: usize, rows: &[(u32, &[u8], Option<i64>, Option<&[u8]>)]) -> Vec<Option<RecordBatch>> {
+    fn question(&self, cell: usize, rows: &[Asked<'_>]) -> Vec<Option<RecordBatch>> {
         let sub: ArrayRef = match self.fetches.layout.cells[cell].map_key {
             Some(_) => Arc::new(Int64Array::from_iter(rows.iter().map(|row| row.2))),
             None => new_null_array(&DataType::Null, rows.len()),
@@ -100,7 +103,7 @@ impl Bench {
         asked
     }
 
-    async fn ask(&self, cell: usize, rows: &[(u32, &[u8], Option<i64>, Option<&[u8]>)]) -> Result<Fetched, Unanswered> {
+    async fn ask(&self, cell: usize, rows: &[Asked<'_>]) -> Result<Fetched, Unanswered> {
         let asked = self.question(cell, rows);
         let packed = self.fetches.layout.pack_fetch(asked.clone()).unwrap();
         let Batch::Arrow(answer) = self.fetches.clone().fetch(1, packed.into()).await? else { panic!("not arrays") };
@@ -124,7 +127,7 @@ impl Bench {
         (found, answers)
     }
 
-    async fn breach(&self, cell: usize, rows: &[(u32, &[u8], Option<i64>, Option<&[u8]>)]) -> String {
+    async fn breach(&self, cell: usize, rows: &[Asked<'_>]) -> String {
         match self.ask(cell, rows).await {
             Err(Unanswered::Breach(why)) => why,
             other => panic!("no breach: {other:?}"),
