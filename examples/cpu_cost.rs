@@ -44,8 +44,8 @@ fn cpu() -> Result<Duration> {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
         let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
         let Some((_, rest)) = stat.rsplit_once(')') else { continue };
-        let fields: Vec<f64> = rest.split_whitespace().skip(1).take(13).filter_map(|field| field.parse().ok()).collect();
-        // Behind the state: the parent, and from the eleventh on user and system time.
+        let fields: Vec<f64> = rest.split_whitespace().skip(1).take(12).filter_map(|field| field.parse().ok()).collect();
+        // Behind the state the parent comes first, user and system time are the eleventh and twelfth.
         if let [parent, .., user, system] = fields[..] {
             parents.push((pid, parent as u32, user + system));
         }

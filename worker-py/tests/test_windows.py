@@ -358,6 +358,21 @@ def test_windows_encode_in_order() -> None:
         assert repr(one)
 
 
+@pytest.mark.parametrize("assigner", [w.TumblingEventTimeWindows.of(10), w.EventTimeSessionWindows.with_gap(10)])
+@pytest.mark.parametrize("how", ["aggregate", "process"])
+def test_what_is_too_late_is_counted_or_put_aside(assigner: Any, how: str) -> None:
+    for late in (None, LATE):
+        harness = Harness(declared(assigner, how, late=late), input=INPUT, key="user")
+        harness.push_batch([("a", 1), ("b", 2)], [1, 2])
+        harness.advance_watermark(25)
+        harness.push_batch([("a", 3), ("b", 4), ("a", 5)], [3, 24, 9])
+        harness.finish()
+        counted = [one[4] for one in harness.prepared.metrics[0].take() if one[1] == "numLateRecordsDropped"]
+        assert sum(counted) == (2 if late is None else 0)
+        if late is not None:
+            assert harness.side_output(LATE) == [("a", 3), ("a", 5)]
+
+
 def test_described(harness: Any) -> None:
     function = declared(w.TumblingEventTimeWindows.of(10), "aggregate", late=LATE)
     prepared = Harness(function, input=INPUT, key="user").prepared

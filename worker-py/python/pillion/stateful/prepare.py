@@ -127,7 +127,8 @@ class PreparedProcess:
         if function.form == "window":
             from pillion.windows.engine import WindowEngine
 
-            return WindowEngine(self._label, function.target, self._context, elements, self.outputs)
+            metrics = self.metrics[0].group
+            return WindowEngine(self._label, function.target, self._context, elements, self.outputs, metrics)
         calls = calls_of(function.form, function.target, self.store, elements[0])
         return RowEngine(self._label, calls, self._context, elements, self.outputs, self._failures)
 

@@ -12,6 +12,7 @@ from pillion._native import Batch
 from pillion.bundle import DELETE, EVENT, MAX_TIME, PROCESSING, SET, Bundle
 from pillion.cells import LIST, MapStateDescriptor
 from pillion.errors import PillionError, failed_row, raised
+from pillion.metrics import MetricGroup
 from pillion.stateful.context import Context
 from pillion.stateful.declare import descriptors_of
 from pillion.stateful.outputs import Output, Outputs
@@ -19,6 +20,7 @@ from pillion.stateful.store import Cell, Store, fetch_all
 from pillion.windows.calls import WindowCalls
 from pillion.windows.contexts import AssignerContext, TriggerContext
 from pillion.windows.kinds import TimeWindow, Window, decode
+from pillion.windows.late import LateElements
 from pillion.windows.merging import MERGING, MergingWindows
 from pillion.windows.operation import WindowOperation
 from pillion.windows.waiting import Waiting
@@ -45,7 +47,13 @@ class WindowEngine:
     spaced = True
 
     def __init__(
-        self, label: str, operation: WindowOperation, context: Context, elements: Sequence[Output], outputs: Outputs
+        self,
+        label: str,
+        operation: WindowOperation,
+        context: Context,
+        elements: Sequence[Output],
+        outputs: Outputs,
+        metrics: MetricGroup,
     ) -> None:
         store: Store = context._store
         self._label, self._element, self._outputs = label, elements[0], outputs
@@ -64,7 +72,8 @@ class WindowEngine:
         self._assigner_context = AssignerContext(context, store)
         self._trigger_context = TriggerContext(context, store)
         self._calls = WindowCalls(label, operation, context, elements[0], outputs, self._contents)
-        self._waiting = Waiting(operation, context, elements[0], outputs, self._contents)
+        self._late = LateElements(operation.late, outputs, metrics)
+        self._waiting = Waiting(operation, context, elements[0], outputs, self._contents, self._late)
         self.writes: list[tuple[str, Batch]] = []
         self.timers: Batch | None = None
 
@@ -140,11 +149,10 @@ class WindowEngine:
             if result.is_purge():
                 steps.append(Step(PURGE, address))
             self._cleanup_timer(key, window, own, SET)
-        late = self._operation.late
-        if not skipped or late is None or not self._event_time or stamp is None:
+        if not skipped or not self._event_time or stamp is None:
             return
         if stamp + self._operation.lateness <= self._context.current_watermark():
-            self._outputs.send(late, value)
+            self._late.take(value)
 
     def _windows_of(self, key: int) -> MergingWindows:
         found = self._sets.get(key)

@@ -16,6 +16,7 @@ from pillion.stateful.outputs import ROW, Output, Outputs
 from pillion.stateful.store import Cell
 from pillion.windows import assigners, triggers
 from pillion.windows.kinds import TimeWindow
+from pillion.windows.late import LateElements
 from pillion.windows.operation import CONTENTS, WindowOperation
 
 Address = tuple[int, bytes]
@@ -32,13 +33,19 @@ class Waiting:
     """Takes the rows of a bundle, if none of them makes a window fire."""
 
     def __init__(
-        self, operation: WindowOperation, context: Context, element: Output, outputs: Outputs, contents: Cell
+        self,
+        operation: WindowOperation,
+        context: Context,
+        element: Output,
+        outputs: Outputs,
+        contents: Cell,
+        late: LateElements,
     ) -> None:
         assigner = operation.assigner
         self.suits = type(operation.trigger) is _SUITS.get(type(assigner)) and operation.evictor is None
         """Whether these windows are of this kind at all."""
         self._operation, self._context, self._element = operation, context, element
-        self._outputs, self._contents = outputs, contents
+        self._outputs, self._contents, self._late = outputs, contents, late
         self._event_time = assigner.is_event_time()
         if self.suits:
             self._size, self._offset = assigner._size, assigner._offset
@@ -61,11 +68,13 @@ class Waiting:
         self._set_timers(ends)
         values: list[Any] = []
         listed = self._contents.spec.kind == LIST
-        if not listed or (late and self._operation.late is not None):
+        if not listed or (late and self._late.tag is not None):
             values = list(self._element.read(self._outputs.label, rows))
-        if self._operation.late is not None:
+        if self._late.tag is None:
+            self._late.drop(len(late))
+        else:
             for row in late:
-                self._outputs.send(self._operation.late, values[row])
+                self._late.take(values[row])
         if listed:
             return [(CONTENTS, self._appends(rows, contents))] if contents else []
         preload(bundle, [self._contents], list(contents))
