@@ -7,21 +7,18 @@
 #![allow(dead_code, reason = "of the grid of `modes.rs` only the environment is needed")]
 #[path = "support/grid.rs"]
 mod grid;
+#[path = "support/stateful.rs"]
+mod stateful;
 #[path = "../src/cli/bench/variant.rs"]
 mod variant;
 
-use arrow_array::{ArrayRef, Int64Array, RecordBatch};
+use arrow_array::RecordBatch;
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
-use pillion::{
-    Config, Event, FunctionRef, KeyedOptions, Plan, Session,
-    config::PoolConfig,
-    host::{SessionInput, SessionOutput},
-};
-use std::{path::Path, sync::Arc, time::Duration};
-use tokio::{
-    runtime::{Builder, Runtime},
-    time::Instant,
-};
+use pillion::{Config, Store, config::PoolConfig};
+use stateful::{Dice, Open, Took, batch, each_once};
+use std::{path::Path, time::Duration};
+use tempfile::TempDir;
+use tokio::runtime::{Builder, Runtime};
 use variant::{Door, Mode, Running, Transport, Variant};
 
 /// Rows of the batches that fill the store, and of those with a budget.
@@ -34,7 +31,7 @@ const MADE: usize = 16;
 const PENDING: usize = 1_000_000;
 
 /// Where a session keeps its state.
-const STORES: [&str; 1] = ["memory"];
+const STORES: [Store; 2] = [Store::Memory, Store::Disk];
 
 const VARIANTS: [Variant; 3] = [
     Variant { mode: Mode::Process, transport: Transport::Shm, door: Door::Embedded },
@@ -68,128 +65,6 @@ impl Form {
     }
 }
 
-/// Numbers that are the same in every run (SplitMix64).
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, end: u64) -> i64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed ^ mixed >> 31) % end) as i64
-    }
-}
-
-fn batch(keys: impl Iterator<Item = i64>, times: impl Iterator<Item = i64>) -> RecordBatch {
-    let keys = Int64Array::from_iter_values(keys);
-    let values = Int64Array::from_iter_values((0..keys.len() as i64).map(|row| row % 100));
-    let columns: [(&str, ArrayRef); 3] =
-        [("key", Arc::new(keys)), ("value", Arc::new(values)), ("time", Arc::new(Int64Array::from_iter_values(times)))];
-    RecordBatch::try_from_iter(columns).expect("columns of one length")
-}
-
-/// A batch in which each key from `from` on comes once; `time` gives the time of each.
-fn each_once(from: usize, rows: usize, mut time: impl FnMut() -> i64) -> RecordBatch {
-    batch((from..from + rows).map(|key| key as i64), (0..rows).map(|_| time()))
-}
-
-/// An open session.
-struct Open {
-    input: SessionInput,
-    output: SessionOutput,
-}
-
-/// What was measured of a stream.
-#[derive(Clone, Copy, Debug, Default)]
-struct Took {
-    wall: Duration,
-    /// Of the engine's process, the host included: of a worker in thread mode too.
-    cpu: Duration,
-    rows_out: usize,
-    /// Summed over bundles, which overlap: reading and writing state; in the worker's conversions; in the function; on the way.
-    state_ns: u64,
-    convert_ns: u64,
-    user_ns: u64,
-    wire_ns: u64,
-}
-
-impl Took {
-    fn add(&mut self, other: Took) {
-        self.wall += other.wall;
-        self.cpu += other.cpu;
-        self.rows_out += other.rows_out;
-        self.state_ns += other.state_ns;
-        self.convert_ns += other.convert_ns;
-        self.user_ns += other.user_ns;
-        self.wire_ns += other.wire_ns;
-    }
-}
-
-impl Open {
-    async fn new(running: &Running, function: &str, store: &str) -> Open {
-        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/stateful.py");
-        let plan = Plan::map(FunctionRef::file(file, function));
-        let keyed = KeyedOptions::by(["key"]).event_time("time");
-        assert_eq!(store, "memory");
-        let schema = each_once(0, 0, || 0).schema();
-        let opened = running.pillion.session(plan).environment(running.environment.clone()).input(schema).keyed(keyed).open().await;
-        let (input, output) = opened.map(Session::split).unwrap_or_else(|error| panic!("`{function}` does not open: {error:?}"));
-        Open { input, output }
-    }
-
-    /// Takes what comes until so many inputs have taken effect.
-    async fn until(output: &mut SessionOutput, mut inputs: usize) -> Took {
-        let (begun, cpu, mut took) = (Instant::now(), cpu_time(), Took::default());
-        loop {
-            match output.next().await.expect("answered").expect("no failure") {
-                Event::Output(result) => {
-                    took.rows_out += result.batch.num_rows();
-                    took.state_ns += result.timing.state_ns;
-                    took.convert_ns += result.timing.convert_ns;
-                    took.user_ns += result.timing.user_ns;
-                    took.wire_ns += result.timing.wire_ns;
-                }
-                _ => inputs -= 1,
-            }
-            if inputs == 0 {
-                took.wall = begun.elapsed();
-                took.cpu = cpu_time().saturating_sub(cpu);
-                return took;
-            }
-        }
-    }
-
-    /// Sends batches as fast as credit allows, and takes what comes meanwhile.
-    async fn send(self, batches: Vec<RecordBatch>) -> (Open, Took) {
-        let Open { mut input, mut output } = self;
-        let inputs = batches.len();
-        let sender = tokio::spawn(async move {
-            for batch in batches {
-                input.send(batch).await.expect("sent");
-            }
-            input
-        });
-        let took = Open::until(&mut output, inputs).await;
-        (Open { input: sender.await.expect("the sender ends"), output }, took)
-    }
-
-    /// Event time goes on, and timers fire.
-    async fn watermark(mut self, timestamp_ms: i64) -> (Open, Took) {
-        self.input.watermark(timestamp_ms).await.expect("sent");
-        let took = Open::until(&mut self.output, 1).await;
-        (self, took)
-    }
-}
-
-/// What the threads of this process have had of its processors so far.
-fn cpu_time() -> Duration {
-    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
-    // A thread may end meanwhile.
-    let spent = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("schedstat")).ok());
-    Duration::from_nanos(spent.filter_map(|spent| spent.split(' ').next()?.parse::<u64>().ok()).sum())
-}
-
 /// One figure.
 struct Figure {
     name: String,
@@ -207,11 +82,15 @@ struct Bench {
     running: Vec<Running>,
     figures: Vec<Figure>,
     all: bool,
+    /// Of stores on disk.
+    _folder: TempDir,
 }
 
 impl Bench {
     fn new(runtime: Runtime, all: bool) -> Bench {
-        let config = Config { pool: PoolConfig { max: 1, ..Default::default() }, ..Default::default() };
+        let folder = TempDir::new().expect("a folder");
+        let mut config = Config { pool: PoolConfig { max: 1, ..Default::default() }, ..Default::default() };
+        config.state.dir = folder.path().join("state");
         let program = Path::new(option_env!("CARGO_BIN_EXE_pillion").unwrap_or_default());
         let mut running = Vec::new();
         for variant in VARIANTS {
@@ -220,7 +99,7 @@ impl Bench {
                 Err(error) => println!("not measured: {}: {} ({})", variant.name(), error.message(), error.code().as_str()),
             }
         }
-        Bench { runtime, running, figures: Vec::new(), all }
+        Bench { runtime, running, figures: Vec::new(), all, _folder: folder }
     }
 
     /// Measures `sample` over a session of its own, which `prepare` fills; both run in a task of the runtime, as an operator would.
@@ -244,7 +123,7 @@ impl Bench {
             .warm_up_time(Duration::from_millis(300))
             .sampling_mode(SamplingMode::Flat);
         group.throughput(Throughput::Elements(count as u64));
-        let name = format!("{}, {}, {}", cell.what, cell.form.name(), cell.store);
+        let name = format!("{}, {}, {}", cell.what, cell.form.name(), cell.store.as_str());
         let mut prepare = Some(prepare);
         let (mut open, mut figure) = (None, None::<Figure>);
         group.bench_function(BenchmarkId::new(running.variant.name(), &name), |bencher| {
@@ -279,11 +158,12 @@ impl Bench {
         for (running, store, form) in self.grid() {
             for keys in [10_000u64, 1_000_000] {
                 let budget = match (form, keys, store) {
+                    (_, 10_000, Store::Disk) => 0.0,
                     (Form::ByRow, 10_000, _) => 0.2e6,
                     (Form::Columns, 10_000, _) => 5e6,
-                    (Form::Columns, _, "memory") => 2e6,
-                    (Form::Columns, _, "disk") => 0.3e6,
-                    _ => 0.0,
+                    (Form::Columns, _, Store::Memory) => 2e6,
+                    (Form::Columns, _, Store::Disk) => 0.3e6,
+                    (Form::ByRow, ..) => 0.0,
                 };
                 for rows in [ROWS, 10_000].into_iter().filter(|&rows| self.all || rows == ROWS && budget > 0.0).collect::<Vec<_>>() {
                     let mut dice = Dice(keys);
@@ -319,7 +199,7 @@ impl Bench {
         fn part(part: usize, dice: &mut Dice) -> RecordBatch {
             each_once(part % PARTS * PART, PART, || (part * PART) as i64 + dice.below(PART as u64))
         }
-        for (running, store, form) in self.grid() {
+        for (running, store, form) in self.grid().into_iter().filter(|(_, store, _)| *store == Store::Memory) {
             let budget = if form == Form::Columns { 0.5e6 } else { 0.1e6 };
             let what = format!("timers fired, {PENDING} pending");
             let cell = Cell { running, group: "timers", what, form, store, function: form.of("Wakes", "Wake"), budget };
@@ -344,8 +224,10 @@ impl Bench {
         }
     }
 
-    fn grid(&self) -> Vec<(usize, &'static str, Form)> {
+    /// How the state is kept has nothing to do with how bundles cross: the disk is measured with the first variant only.
+    fn grid(&self) -> Vec<(usize, Store, Form)> {
         let cells = (0..self.running.len()).flat_map(|running| STORES.map(|store| (running, store)));
+        let cells = cells.filter(|(running, store)| *store == Store::Memory || *running == 0);
         cells.flat_map(|(running, store)| Form::ALL.map(|form| (running, store, form))).collect()
     }
 
@@ -379,7 +261,7 @@ struct Cell {
     group: &'static str,
     what: String,
     form: Form,
-    store: &'static str,
+    store: Store,
     function: &'static str,
     /// Per second; 0: none.
     budget: f64,

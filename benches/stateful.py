@@ -1,5 +1,7 @@
 """The stateful functions of the benchmarks: what `benches/keyed.rs` calls, by row and in columns."""
 
+import os
+
 import numpy as np
 
 from pillion import KeyedProcessFunction, ValueState, VectorizedProcessFunction
@@ -62,3 +64,17 @@ class Wakes(VectorizedProcessFunction):
     def on_timers(self, timers, ctx):
         at = timers["key"]
         return {"key": ctx.keys["key"][at], "at": timers["timestamp"], "sum": ctx.state["total"][at]}
+
+
+class Blobs(VectorizedProcessFunction):
+    """A KiB for each key, other bytes at each batch."""
+
+    func_type = "numpy"
+    output = {"key": "bigint"}
+    blob = ValueState("bytes")
+
+    def process_batch(self, batch, ctx):
+        keys = len(ctx.keys["key"])
+        made = os.urandom(keys << 10)
+        ctx.state["blob"] = np.array([made[at << 10 : at + 1 << 10] for at in range(keys)], dtype=object)
+        return {"key": batch["key"]}

@@ -30,11 +30,17 @@ fn with(input: KeyedInput) -> KeyedOptions {
 }
 
 fn of_factors() -> KeyedInput {
-    KeyedInput { schema: factors(&[]).schema(), keys: vec!["key".into()], event_time: Some("time".into()), broadcast: false }
+    KeyedInput {
+        schema: factors(&[]).schema(),
+        keys: vec!["key".into()],
+        event_time: Some("time".into()),
+        key_group: None,
+        broadcast: false,
+    }
 }
 
 fn of_limits() -> KeyedInput {
-    KeyedInput { schema: limits(&[]).schema(), keys: vec![], event_time: None, broadcast: true }
+    KeyedInput { schema: limits(&[]).schema(), keys: vec![], event_time: None, key_group: None, broadcast: true }
 }
 
 async fn open(rig: &Rig, name: &str, options: KeyedOptions) -> Session {
@@ -186,6 +192,54 @@ fn what_a_second_input_cannot_be_is_refused() {
         assert_eq!(refused("Join", with(keyed_broadcast)).await, Some(Code::OptionsInvalid));
         let mut session = open(&rig, "Join", with(of_factors())).await;
         assert_eq!(session.halves().0.send_to(2, factors(&[])).await.unwrap_err().code(), Code::Unsupported);
+        rig.end().await;
+    });
+}
+
+/// The groups of an engine with a hash of its own: they are taken as they are, kept with the state, and found again by whoever restores them.
+#[test]
+fn key_groups_are_the_hosts_if_it_gives_them() {
+    support::run(async {
+        let rig = Rig::with(Door::ConnectUnix, |config| {
+            config.state.checkpoints = Some(config.runtime_dir.with_file_name("checkpoints").display().to_string());
+        })
+        .await;
+        // The column `time` holds the groups: ten times the key.
+        let given = |groups: std::ops::RangeInclusive<u16>, restore: Vec<String>| KeyedOptions {
+            key_group: Some("time".into()),
+            key_groups: Some(groups),
+            restore,
+            ..KeyedOptions::by(["key"])
+        };
+        let sum = async |options| keyed_in("stateful.py", &rig, "Sum", options).open().await.unwrap();
+        let mut session = sum(given(0..=127, vec![])).await;
+        let (input, output) = session.halves();
+        input.send(rows(&[(1, 5, 10), (2, 6, 20), (12, 7, 120), (1, 1, 10)])).await.unwrap();
+        input.barrier(1).await.unwrap();
+        let handle = loop {
+            if let Event::Checkpointed { result, .. } = output.next().await.unwrap().unwrap() {
+                break result.unwrap().handle;
+            }
+        };
+        let mut found = Vec::new();
+        for (groups, mine) in [(0..=19, vec![(1, 1, 10)]), (20..=127, vec![(2, 1, 20), (12, 1, 120)])] {
+            let mut session = sum(given(groups, vec![handle.clone()])).await;
+            session.send(rows(&mine)).await.unwrap();
+            found.extend(rest(&mut session).await.0);
+        }
+        found.sort();
+        assert_eq!(found, [[1, 7], [2, 7], [12, 8]]);
+        for (wrong, said) in
+            [((1, 1, 128), "below the max parallelism"), ((1, 1, -1), "below the max parallelism"), ((1, 1, i64::MIN), "null")]
+        {
+            let mut session = sum(given(0..=127, vec![])).await;
+            session.send(rows(&[(1, 1, 10), wrong])).await.unwrap();
+            let error = session.recv().await.unwrap().unwrap_err();
+            assert!(error.code() == Code::ProtocolViolation && error.message().contains(said), "{error:?}");
+        }
+        let mut session = sum(given(0..=127, vec![])).await;
+        session.send(rows(&[(1, 1, 10), (1, 1, 11)])).await.unwrap();
+        assert!(session.recv().await.unwrap().unwrap_err().message().contains("had 10"), "equal keys have equal groups");
         rig.end().await;
     });
 }

@@ -13,6 +13,9 @@ pub struct KeyedOptions {
     pub keys: Vec<String>,
     /// Name of the first input's column with the event time of each row: a timestamp, a date, or integer milliseconds since the epoch.
     pub event_time: Option<String>,
+    /// Name of the first input's column with the key group of each row: integers below the max parallelism, which are never computed anew, so that an engine keeps its own hash.
+    /// `None`: they are computed from the keys.
+    pub key_group: Option<String>,
     /// More inputs, numbered from 1: of a function with two inputs, or a broadcast.
     pub more_inputs: Vec<KeyedInput>,
     /// Key groups in all, which bounds to how many operators the state can ever be spread; `None`: 128.
@@ -45,8 +48,13 @@ impl KeyedOptions {
     }
 
     pub(super) fn to_proto(&self, schema: &Schema) -> Result<proto::KeyedOptions> {
-        let first =
-            KeyedInput { schema: Schema::empty().into(), keys: self.keys.clone(), event_time: self.event_time.clone(), broadcast: false };
+        let first = KeyedInput {
+            schema: Schema::empty().into(),
+            keys: self.keys.clone(),
+            event_time: self.event_time.clone(),
+            key_group: self.key_group.clone(),
+            broadcast: false,
+        };
         let mut inputs = vec![proto::KeyedInput { schema: Vec::new(), ..first.to_proto(schema)? }];
         for input in &self.more_inputs {
             inputs.push(input.to_proto(&input.schema)?);
@@ -120,6 +128,8 @@ pub struct KeyedInput {
     pub keys: Vec<String>,
     /// Name of the column with the event time of each row.
     pub event_time: Option<String>,
+    /// Name of the column with the key group of each row, as [`KeyedOptions::key_group`].
+    pub key_group: Option<String>,
     /// Its elements are for all keys.
     pub broadcast: bool,
 }
@@ -136,6 +146,7 @@ impl KeyedInput {
             schema: ipc::schema_to_ipc(schema).into(),
             key_columns: self.keys.iter().map(index).collect::<Result<_>>()?,
             timestamp_column: self.event_time.as_ref().map(index).transpose()?.map_or(0, |at| at + 1),
+            key_group_column: self.key_group.as_ref().map(index).transpose()?.map_or(0, |at| at + 1),
             broadcast: self.broadcast,
         })
     }

@@ -10,9 +10,10 @@ use crate::{
         encoding::{Distinct, Groups, KeyEncoder, encode_map_keys, key_group},
     },
 };
-use arrow_array::{Array, ArrayRef, BinaryArray, RecordBatch, StructArray, UInt32Array, cast::AsArray, types};
+use arrow_array::{Array, ArrayRef, BinaryArray, RecordBatch, StructArray, UInt16Array, UInt32Array, cast::AsArray, types};
 use arrow_buffer::NullBuffer;
-use arrow_schema::Fields;
+use arrow_cast::cast;
+use arrow_schema::{DataType, Fields};
 use arrow_select::take::{take, take_record_batch};
 use pillion_wire::{
     bundle::{CellLayout, Layout, op},
@@ -58,6 +59,13 @@ impl Columns {
                     format!("the key columns of input {input} have other types than those of the first"),
                 )
                 .hint("cast them, so that equal keys are equal"));
+            }
+            if let Some(column) = plan.key_group_column.checked_sub(1) {
+                let field = rows.field(column as usize);
+                if !field.data_type().is_integer() {
+                    let message = format!("column `{}` of type `{}` cannot be the key group", field.name(), field.data_type());
+                    return Err(Error::new(Code::SchemaMismatch, message).hint("give integers"));
+                }
             }
             if let Some(column) = plan.timestamp_column.checked_sub(1) {
                 let field = rows.field(column as usize);
@@ -107,6 +115,25 @@ impl Columns {
         Ok(Some(Arc::new(event_times(rows.schema_ref().field(column).name(), rows.column(column))?)))
     }
 
+    /// The key groups that the host gives, by row; `None` if they are to be computed.
+    fn given_groups(&self, input: u32, rows: &RecordBatch) -> Result<Option<UInt16Array>> {
+        let Some(column) = self.inputs[input as usize].key_group_column.checked_sub(1) else { return Ok(None) };
+        let groups = cast(rows.column(column as usize), &DataType::UInt16).map_err(|error| unfit(&error))?;
+        let groups = groups.as_primitive::<types::UInt16Type>();
+        // What is out of range has become null.
+        if let Some(row) = (0..groups.len()).find(|&row| groups.is_null(row) || groups.value(row) >= self.max_parallelism) {
+            let name = rows.schema_ref().field(column as usize).name().clone();
+            let message = format!(
+                "the key group in row {row} of column `{name}` is null or not below the max parallelism of {}",
+                self.max_parallelism
+            );
+            return Err(
+                Error::new(Code::ProtocolViolation, message).hint("give the groups that the engine computes, or leave them to pillion")
+            );
+        }
+        Ok(Some(groups.clone()))
+    }
+
     /// Cuts a batch into the shares of the lanes, with the keys of each.
     pub fn shares(&self, input: u32, rows: RecordBatch, lanes: usize, lane: impl Fn(u16) -> Result<usize>) -> Result<Vec<(usize, Share)>> {
         if rows.num_rows() == 0 {
@@ -115,7 +142,7 @@ impl Columns {
         let columns: Vec<ArrayRef> =
             self.inputs[input as usize].key_columns.iter().map(|&column| rows.column(column as usize).clone()).collect();
         let timestamps = self.timestamps(input, &rows)?;
-        let found = self.distinct(&columns, rows.num_rows())?;
+        let found = self.distinct(&columns, self.given_groups(input, &rows)?, rows.num_rows())?;
         let lane_of = found.groups.iter().map(|&group| lane(group)).collect::<Result<Vec<_>>>()?;
         let first = lane_of.first().copied().unwrap_or_default();
         if lane_of.iter().all(|&lane| lane == first) {
@@ -181,12 +208,13 @@ impl Columns {
     }
 
     /// The distinct keys of rows. Without key columns all have the same one.
-    fn distinct(&self, columns: &[ArrayRef], rows: usize) -> Result<Distinct> {
+    fn distinct(&self, columns: &[ArrayRef], given: Option<UInt16Array>, rows: usize) -> Result<Distinct> {
+        let groups = given.as_ref().map_or(Groups::Computed(self.max_parallelism), |given| Groups::Given(given.values()));
         if columns.is_empty() {
             let groups = vec![key_group(&[], self.max_parallelism)];
             return Ok(Distinct { keys: BinaryArray::from_iter_values([b""]), groups, first: vec![0], index: vec![0; rows] });
         }
-        self.encoder.distinct(columns, Groups::Computed(self.max_parallelism))
+        self.encoder.distinct(columns, groups)
     }
 
     /// What a cell holds as the function sees it; `None` if some of it is too large to send along.

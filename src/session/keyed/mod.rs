@@ -104,7 +104,8 @@ pub(super) fn check(options: &proto::KeyedOptions, request: &super::OpenRequest)
             Error::new(Code::ProtocolViolation, format!("the schema of input {at} cannot be read")).detail(error.to_string())
         })?;
         let columns = schema.fields().len();
-        let named = input.key_columns.iter().copied().chain(input.timestamp_column.checked_sub(1));
+        let extra = [input.timestamp_column, input.key_group_column];
+        let named = input.key_columns.iter().copied().chain(extra.into_iter().filter_map(|column| column.checked_sub(1)));
         if let Some(column) = named.into_iter().find(|&column| column as usize >= columns) {
             return invalid(format!("the session names column {column} of input {at}, which has {columns}"));
         }
