@@ -136,7 +136,8 @@ fn streams_go_through_pipes() {
 fn a_reader_that_goes_away_is_no_error() {
     let place = Place::new();
     place.numbers("in.csv", 200_000);
-    let mut run = place.command("run f.py:double --input in.csv --output -").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut run =
+        place.command("run f.py:double --input in.csv --output - --quiet").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut some = [0; 100];
     run.stdout.take().unwrap().read_exact(&mut some).unwrap();
     let output = run.wait_with_output().unwrap();
