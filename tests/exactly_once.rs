@@ -3,11 +3,12 @@
 
 mod support;
 
-use pillion::{Event, Store};
+use pillion::{Event, Session, Store, state::host::Maps};
 use proptest::prelude::*;
+use std::sync::Arc;
 use support::{
     Door, Rig,
-    keyed::{Step, kill_workers, main_rows, open, per_key, restoring, rig_with_places, rows, run, table, with},
+    keyed::{Step, by_key, keyed, kill_workers, main_rows, open, per_key, restoring, rig_with_places, rows, run, table, with},
 };
 
 /// What happens to a session and to the job that it belongs to.
@@ -38,15 +39,37 @@ struct Job {
     steps: Vec<Fate>,
     /// Steps that the last checkpoint covers, its handle, and the results given out with it.
     done: usize,
-    handle: Option<String>,
+    from: Checkpoint,
     given: Vec<Vec<i64>>,
+}
+
+/// Where a job keeps its state, and its last checkpoint.
+enum Checkpoint {
+    Engine(Store, Option<String>),
+    Host(Maps),
+}
+
+impl Checkpoint {
+    /// A session that goes on from it; with the host that keeps its state.
+    async fn open(&self, rig: &Rig) -> (Session, Option<Arc<Maps>>) {
+        match self {
+            Checkpoint::Engine(store, handle) => {
+                let handles: Vec<&str> = handle.as_deref().into_iter().collect();
+                (open(rig, "Remind", restoring(*store, &handles)).await, None)
+            }
+            Checkpoint::Host(maps) => {
+                let maps = Arc::new(maps.checkpoint());
+                (keyed(rig, "Remind", by_key()).state_host(maps.clone()).open().await.unwrap(), Some(maps))
+            }
+        }
+    }
 }
 
 impl Job {
     /// Runs until it is done or its session fails; true when it is done.
-    async fn attempt(&mut self, rig: &Rig, store: Store, failures: &mut usize) -> bool {
-        let handles: Vec<&str> = self.handle.as_deref().into_iter().collect();
-        let (mut input, mut output) = open(rig, "Remind", restoring(store, &handles)).await.split();
+    async fn attempt(&mut self, rig: &Rig, failures: &mut usize) -> bool {
+        let (session, maps) = self.from.open(rig).await;
+        let (mut input, mut output) = session.split();
         let (steps, from) = (self.steps.clone(), self.done);
         let last_fail = steps.iter().enumerate().skip(from).filter(|(_, fate)| matches!(fate, Fate::Fail)).map(|(at, _)| at).next();
         // Each failure happens once.
@@ -81,11 +104,22 @@ impl Job {
             while let Some(event) = output.next().await {
                 match event.unwrap() {
                     Event::Output(result) => results.extend(table(&result.batch)),
+                    Event::Committed { bundle, .. } => {
+                        maps.as_ref().unwrap().apply(bundle).unwrap();
+                        output.applied(bundle).unwrap();
+                    }
+                    // What a host has applied is its checkpoint.
+                    Event::Snapshotted { checkpoint_id, .. } if let Some(maps) = &maps => {
+                        self.given.append(&mut results);
+                        self.from = Checkpoint::Host(maps.checkpoint());
+                        self.done = checkpoint_id as usize;
+                    }
                     Event::Snapshotted { checkpoint_id, .. } => waiting.push((checkpoint_id, std::mem::take(&mut results))),
                     Event::Checkpointed { checkpoint_id, result } => {
                         let at = waiting.iter().position(|(id, _)| *id == checkpoint_id).unwrap();
                         self.given.extend(waiting.drain(..=at).flat_map(|(_, results)| results));
-                        self.handle = Some(result.unwrap().handle);
+                        let Checkpoint::Engine(_, handle) = &mut self.from else { panic!("a checkpoint of the engine") };
+                        *handle = Some(result.unwrap().handle);
                         self.done = checkpoint_id as usize;
                     }
                     _ => {}
@@ -109,9 +143,9 @@ impl Job {
 }
 
 /// Whatever happens, every key has the results of an undisturbed run, each once and in order.
-fn results_are_exactly_once(store: Store, cases: u32) {
+fn results_are_exactly_once(store: Option<Store>, door: Door, cases: u32) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let (rig, _) = runtime.block_on(rig_with_places(Door::Embedded));
+    let (rig, _) = runtime.block_on(rig_with_places(door));
     let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
     proptest!(config, |(fates in fates())| {
         let (given, undisturbed) = runtime.block_on(async {
@@ -124,10 +158,11 @@ fn results_are_exactly_once(store: Store, cases: u32) {
                 Fate::Step(step) => Some(step.clone()),
                 _ => None,
             }).collect();
-            let undisturbed = run(&rig, open(&rig, "Remind", with(store)).await, &steps).await.unwrap();
+            let undisturbed = run(&rig, open(&rig, "Remind", with(store.unwrap_or_default())).await, &steps).await.unwrap();
             let mut failures = fates.iter().filter(|fate| matches!(fate, Fate::Fail)).count();
-            let mut job = Job { steps: fates, done: 0, handle: None, given: Vec::new() };
-            while !job.attempt(&rig, store, &mut failures).await {}
+            let from = store.map_or_else(|| Checkpoint::Host(Maps::default()), |store| Checkpoint::Engine(store, None));
+            let mut job = Job { steps: fates, done: 0, from, given: Vec::new() };
+            while !job.attempt(&rig, &mut failures).await {}
             (job.given, main_rows(&undisturbed))
         });
         prop_assert_eq!(per_key(&given), per_key(&undisturbed));
@@ -142,10 +177,16 @@ fn cases() -> u32 {
 
 #[test]
 fn results_are_exactly_once_from_memory() {
-    results_are_exactly_once(Store::Memory, cases());
+    results_are_exactly_once(Some(Store::Memory), Door::Embedded, cases());
 }
 
 #[test]
 fn results_are_exactly_once_from_disk() {
-    results_are_exactly_once(Store::Disk, cases());
+    results_are_exactly_once(Some(Store::Disk), Door::Embedded, cases());
+}
+
+#[test]
+fn results_are_exactly_once_from_a_host() {
+    results_are_exactly_once(None, Door::Embedded, cases());
+    results_are_exactly_once(None, Door::ConnectUnix, cases() / 2);
 }

@@ -175,6 +175,9 @@ pub struct Limits {
     /// A host must say what it wants within this time from opening a session's stream. Default 10s.
     #[serde(with = "units::duration")]
     pub open_deadline: Duration,
+    /// A host that keeps the state must answer a question within this time. Default 30s.
+    #[serde(with = "units::duration")]
+    pub state_deadline: Duration,
     /// Longest time one bundle may take in a worker; waiting for state or credit does not count. Default 5m.
     #[serde(with = "units::duration")]
     pub bundle_deadline: Duration,
@@ -218,6 +221,7 @@ impl Default for Limits {
             max_sessions: 1024,
             session_weight: 1,
             open_deadline: Duration::from_secs(10),
+            state_deadline: Duration::from_secs(30),
             bundle_deadline: Duration::from_secs(300),
             slow_bundle: Duration::from_secs(10),
             prepare_deadline: Duration::from_secs(120),

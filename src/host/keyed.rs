@@ -22,7 +22,7 @@ pub struct KeyedOptions {
     pub max_parallelism: Option<u16>,
     /// The key groups of this operator; `None`: all.
     pub key_groups: Option<RangeInclusive<u16>>,
-    /// Where the engine keeps the state.
+    /// Where the engine keeps the state, unless the host does ([`SessionBuilder::state_host`](super::SessionBuilder::state_host)).
     pub store: Store,
     /// Whose parallel instances divide the key groups among them, such as the operator's id in its job; with it sessions are fenced by [`KeyedOptions::attempt`]. Default: nothing is fenced.
     pub operator: String,
@@ -47,7 +47,8 @@ impl KeyedOptions {
         self
     }
 
-    pub(super) fn to_proto(&self, schema: &Schema) -> Result<proto::KeyedOptions> {
+    /// `at_host`: the host keeps the state.
+    pub(super) fn to_proto(&self, schema: &Schema, at_host: bool) -> Result<proto::KeyedOptions> {
         let first = KeyedInput {
             schema: Schema::empty().into(),
             keys: self.keys.clone(),
@@ -69,7 +70,7 @@ impl KeyedOptions {
             last_key_group,
             max_parallelism: self.max_parallelism.map_or(0, u32::from),
             host_clock: self.host_clock,
-            backend: self.store.as_str().to_owned(),
+            backend: if at_host { "host" } else { self.store.as_str() }.to_owned(),
             operator: self.operator.clone(),
             attempt: self.attempt,
             restore: self.restore.clone(),
@@ -161,6 +162,14 @@ pub enum Event {
     Sealed {
         /// Of the batch.
         seq: u64,
+    },
+    /// Of a session whose host keeps the state ([`SessionBuilder::state_host`](super::SessionBuilder::state_host)), behind the results of a bundle: the host now applies what it was told of this
+    /// bundle, in one step with its results, and says so with [`SessionOutput::applied`](super::SessionOutput::applied).
+    Committed {
+        /// Of the input that the bundle belongs to.
+        seq: u64,
+        /// As [`StateHost::commit`](crate::state::host::StateHost::commit) named it.
+        bundle: u64,
     },
     /// Event time has gone on; timers up to it have fired.
     Watermark {

@@ -44,6 +44,7 @@ mod sender;
 mod session;
 mod shares;
 mod sharing;
+mod state;
 
 pub use allocate::{Allocation, Part};
 pub use function::{FunctionRef, Plan, PlanCall, Source};

@@ -5,6 +5,7 @@ use crate::{
     environment::EnvironmentSpec,
     error::{Code, Error, Result},
     session::{OpenRequest, check_schema},
+    state::host::{Keeper, StateHost},
 };
 use arrow_schema::{Schema, SchemaRef};
 use pillion_wire::{ipc, proto};
@@ -69,6 +70,7 @@ pub struct SessionBuilder {
     schema: SchemaRef,
     options: SessionOptions,
     keyed: Option<KeyedOptions>,
+    state_host: Option<Keeper>,
     name: String,
     traceparent: String,
 }
@@ -82,6 +84,7 @@ impl SessionBuilder {
             schema: Arc::new(Schema::empty()),
             options: SessionOptions::default(),
             keyed: None,
+            state_host: None,
             name: String::new(),
             traceparent: String::new(),
         }
@@ -112,6 +115,15 @@ impl SessionBuilder {
     #[must_use]
     pub fn keyed(mut self, keyed: KeyedOptions) -> Self {
         self.keyed = Some(keyed);
+        self
+    }
+
+    /// The state of a keyed session is kept by `host` instead of one of the engine's stores: it is asked for the state of each bundle's keys, and told what each bundle has changed, which
+    /// it applies when [`Event::Committed`](super::Event::Committed) comes. Checkpoints are the host's. The bundles of such a session run one after the other; open a session per range of
+    /// key groups for more. A host that does not answer within `limits.state_deadline` ends the session with [`Code::StateHostFailed`].
+    #[must_use]
+    pub fn state_host(mut self, host: Arc<dyn StateHost>) -> Self {
+        self.state_host = Some(Keeper(host));
         self
     }
 
@@ -155,8 +167,13 @@ impl SessionBuilder {
             options,
             name: self.name,
             traceparent: self.traceparent,
-            keyed: self.keyed.as_ref().map(|keyed| keyed.to_proto(&self.schema)).transpose()?,
+            keyed: self.keyed.as_ref().map(|keyed| keyed.to_proto(&self.schema, self.state_host.is_some())).transpose()?,
+            state_host: self.state_host,
         };
+        if request.keyed.is_none() && request.state_host.is_some() {
+            return Err(Error::new(Code::OptionsInvalid, "a session without keys has no state that its host could keep")
+                .hint("make it keyed, or leave `state_host` out"));
+        }
         // Here already, since the request would not arrive.
         check_schema(&request.input_schema)?;
         let more = self.keyed.iter().flat_map(|keyed| &keyed.more_inputs).map(|input| input.schema.clone());

@@ -8,6 +8,7 @@ use super::{
     open::schema,
     session::{Limits, Session},
     sharing::{Outlet, Sharing},
+    state::StateTask,
 };
 use crate::{
     environment::EnvironmentSpec,
@@ -16,6 +17,7 @@ use crate::{
         Answer, Input, OpenRequest,
         credit::{Amount, Gate, is_due},
     },
+    state::host::Keeper,
 };
 use arrow_schema::SchemaRef;
 use pillion_wire::{
@@ -116,6 +118,7 @@ impl Remote {
             name: request.name,
             keyed: request.keyed,
         };
+        let state_host = request.state_host;
         // Cannot fail: the receiver is right here.
         let _ = out.send(ask(0, request::Message::Open(open)));
         let responses = client.execute(UnboundedReceiverStream::new(outgoing)).await.map_err(|status| Error::from_status(&status))?;
@@ -125,6 +128,10 @@ impl Remote {
             Some(response::Message::Opened(opened)) => opened,
             Some(response::Message::Failed(error)) => return Err(error.into()),
             _ => return Err(Error::new(Code::NotASidecar, "the session's stream did not begin with `opened`")),
+        };
+        let state = match state_host {
+            Some(Keeper(host)) => Some(StateTask::start(self.calls.clone(), &opened.session_id, host).await?),
+            None => None,
         };
         let credit = opened.credit.unwrap_or_default();
         let limits = Limits { max_batch_bytes: opened.max_batch_bytes, max_batch_rows: opened.max_batch_rows };
@@ -136,6 +143,7 @@ impl Remote {
             sharing
         });
         let remote = RemoteSession {
+            _state: state,
             sharing,
             outlet,
             incoming: Mutex::new(Incoming { responses: Some(responses), frames, open: None, owed: Amount::default(), waker: None }),
@@ -164,6 +172,8 @@ pub(super) struct RemoteSession {
     incoming: Mutex<Incoming>,
     /// If the sidecar's memory is within reach.
     sharing: Option<Sharing>,
+    /// If this host keeps the state.
+    _state: Option<StateTask>,
 }
 
 struct Incoming {
@@ -209,6 +219,11 @@ impl RemoteSession {
     /// A slot to build a batch in, if there is room.
     pub fn allocate(&self, bytes: u64) -> Option<Slot> {
         self.sharing.as_ref()?.allocate(bytes)
+    }
+
+    /// A sidecar that has said everything need not know.
+    pub fn applied(&self, bundle: u64) {
+        self.outlet.send(ask(0, request::Message::Applied(proto::Applied { bundle })));
     }
 
     pub fn finish(&self, seq: u64) -> Result<()> {
@@ -330,7 +345,7 @@ impl Incoming {
             }
             Some(response::Message::Ended(ended)) => Answer::Ended(ended),
             Some(response::Message::Sealed(_)) => Answer::Sealed { seq, refund },
-            Some(response::Message::Applied(_)) => return Ok(None),
+            Some(response::Message::Committed(committed)) => Answer::Committed { seq, bundle: committed.bundle },
             Some(response::Message::Arena(offer)) => {
                 let taken = sharing.map_or(Ok(()), |sharing| sharing.take(&offer));
                 taken.map_err(|error| violation("the sidecar's shared memory cannot be used").detail(error.to_string()))?;

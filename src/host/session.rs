@@ -248,6 +248,7 @@ impl SessionOutput {
                     }
                 }
                 Some(Ok(Answer::Sealed { seq, .. })) => return Poll::Ready(Some(Ok(Event::Sealed { seq }))),
+                Some(Ok(Answer::Committed { seq, bundle })) => return Poll::Ready(Some(Ok(Event::Committed { seq, bundle }))),
                 Some(Ok(Answer::Watermark { seq, watermark })) => {
                     self.coalescer.iter().for_each(|coalescer| coalescer.passed(seq));
                     return Poll::Ready(Some(Ok(Event::Watermark { seq, timestamp_ms: watermark.timestamp_ms })));
@@ -283,6 +284,21 @@ impl SessionOutput {
             Batch::Frame(frame) => decoder.decode(&frame).map_err(|error| undecodable(&error))?,
         };
         Ok((tag.clone(), batch))
+    }
+
+    /// Says that everything up to this bundle ([`Event::Committed`]) has taken effect where this host keeps the state. Until then the engine remembers what the bundle has changed, and executes
+    /// nothing more once that is too much. Sessions whose state the engine keeps ignore it.
+    ///
+    /// # Errors
+    /// [`Code::ProtocolViolation`] for a bundle that was not committed; connected, this ends the session instead.
+    pub fn applied(&self, bundle: u64) -> Result<()> {
+        match &self.shared.link {
+            Link::Embedded(session) => session.applied(bundle),
+            Link::Remote(remote) => {
+                remote.applied(bundle);
+                Ok(())
+            }
+        }
     }
 
     /// What the whole session did, retries included; known after the last result.

@@ -2,7 +2,10 @@
 //!
 //! Requests are read by a task of their own (`requests.rs`). Responses are made when the connection asks for them, within the credit that the host gave.
 
-use super::requests::{Live, read};
+use super::{
+    requests::{Live, read},
+    state::StateStreams,
+};
 use crate::{
     engine::Engine,
     error::{Code, Error, Result},
@@ -28,9 +31,9 @@ use tokio_stream::Stream;
 use tonic::{Status, Streaming};
 
 /// Starts to serve a session stream.
-pub(super) fn begin(engine: Arc<Engine>, requests: Streaming<proto::ExecuteRequest>) -> Responses {
+pub(super) fn begin(engine: Arc<Engine>, states: StateStreams, requests: Streaming<proto::ExecuteRequest>) -> Responses {
     let (tell, opened) = oneshot::channel();
-    let reader = tokio::spawn(read(engine, requests, tell));
+    let reader = tokio::spawn(read(engine, states, requests, tell));
     Responses { state: State::Opening(opened), reader: Some(reader.abort_handle()) }
 }
 
@@ -232,6 +235,7 @@ impl Open {
                 self.owed = self.owed.plus(refund);
                 respond(seq, response::Message::Sealed(proto::Sealed {}))
             }
+            Answer::Committed { seq, bundle } => respond(seq, response::Message::Committed(proto::Committed { bundle })),
             Answer::Watermark { seq, watermark } => respond(seq, response::Message::Watermark(watermark)),
             Answer::Snapshotted { seq, checkpoint_id } => {
                 respond(seq, response::Message::Snapshotted(proto::Snapshotted { checkpoint_id }))

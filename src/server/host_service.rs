@@ -1,6 +1,9 @@
 //! The host protocol's calls; the session's own stream is in [`super::execute`].
 
-use super::execute;
+use super::{
+    execute,
+    state::{Questions, StateStreams},
+};
 use crate::{
     config::Config,
     engine::Engine,
@@ -8,18 +11,18 @@ use crate::{
     error::{Code, Error, Result},
 };
 use pillion_wire::{PROTOCOL_VERSION, proto};
-use std::{pin::Pin, sync::Arc, time::Duration};
-use tokio_stream::Stream;
+use std::{sync::Arc, time::Duration};
 use tonic::{Request, Response, Status, Streaming};
 
 /// Serves one engine to hosts.
 pub(super) struct HostService {
     engine: Arc<Engine>,
+    states: StateStreams,
 }
 
 impl HostService {
     pub fn new(engine: Arc<Engine>) -> Self {
-        HostService { engine }
+        HostService { engine, states: StateStreams::default() }
     }
 }
 
@@ -57,13 +60,15 @@ impl proto::host_server::Host for HostService {
     type ExecuteStream = execute::Responses;
 
     async fn execute(&self, request: Request<Streaming<proto::ExecuteRequest>>) -> Result<Response<Self::ExecuteStream>, Status> {
-        Ok(Response::new(execute::begin(self.engine.clone(), request.into_inner())))
+        Ok(Response::new(execute::begin(self.engine.clone(), self.states.clone(), request.into_inner())))
     }
 
-    type StateStream = Pin<Box<dyn Stream<Item = Result<proto::SidecarStateMessage, Status>> + Send>>;
+    type StateStream = Questions;
 
-    async fn state(&self, _: Request<Streaming<proto::HostStateMessage>>) -> Result<Response<Self::StateStream>, Status> {
-        Err(Error::new(Code::Unsupported, "this sidecar does not ask hosts for state yet").to_status())
+    async fn state(&self, request: Request<Streaming<proto::HostStateMessage>>) -> Result<Response<Self::StateStream>, Status> {
+        let deadline = self.engine.config().limits.open_deadline;
+        let begun = self.states.begin(request.into_inner(), deadline).await;
+        begun.map(Response::new).map_err(|error| error.to_status())
     }
 
     async fn cancel(&self, request: Request<proto::CancelRequest>) -> Result<Response<proto::CancelResponse>, Status> {

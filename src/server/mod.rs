@@ -5,6 +5,7 @@ pub mod fn_service;
 mod host_service;
 mod requests;
 mod sharing;
+mod state;
 
 use crate::{
     config::Listen,

@@ -3,6 +3,7 @@
 use super::{
     host_service::{check_version, environment},
     sharing::Sharing,
+    state::{StateDoor, StateStreams},
 };
 use crate::{
     engine::Engine,
@@ -11,6 +12,7 @@ use crate::{
         Input, OpenRequest, Session,
         credit::{Amount, Gate},
     },
+    state::host::Keeper,
 };
 use pillion_wire::{
     CAPABILITY_SHM,
@@ -43,6 +45,8 @@ pub(super) struct Live {
     pub offer: Option<proto::ArenaOffer>,
     /// Smaller bodies go inline, in bytes.
     pub slot_threshold: u64,
+    /// If the host keeps the state.
+    _door: Option<StateDoor>,
     /// Whether the workers have ended for good.
     stopped: watch::Receiver<bool>,
 }
@@ -83,8 +87,13 @@ impl Live {
 }
 
 /// Reads requests until the stream ends or breaks a rule.
-pub(super) async fn read(engine: Arc<Engine>, mut requests: Streaming<proto::ExecuteRequest>, tell: oneshot::Sender<Result<Arc<Live>>>) {
-    let live = match open(&engine, &mut requests).await {
+pub(super) async fn read(
+    engine: Arc<Engine>,
+    states: StateStreams,
+    mut requests: Streaming<proto::ExecuteRequest>,
+    tell: oneshot::Sender<Result<Arc<Live>>>,
+) {
+    let live = match open(&engine, &states, &mut requests).await {
         Ok(live) => Arc::new(live),
         Err(error) => {
             // The host may have gone meanwhile.
@@ -132,7 +141,7 @@ async fn take_all(inputs: &mut Inputs, requests: &mut Streaming<proto::ExecuteRe
     }
 }
 
-async fn open(engine: &Engine, requests: &mut Streaming<proto::ExecuteRequest>) -> Result<Live> {
+async fn open(engine: &Engine, states: &StateStreams, requests: &mut Streaming<proto::ExecuteRequest>) -> Result<Live> {
     let deadline = engine.config().limits.open_deadline;
     let Ok(first) = timeout(deadline, requests.message()).await else {
         return Err(Error::new(Code::ProtocolViolation, format!("no `open` came within {deadline:?}"))
@@ -144,21 +153,27 @@ async fn open(engine: &Engine, requests: &mut Streaming<proto::ExecuteRequest>) 
     };
     check_version(open.protocol_version)?;
     let credit = open.credit.unwrap_or_default();
+    let door = open.keyed.as_ref().filter(|keyed| keyed.backend == "host").map(|_| StateDoor::new(&engine.config().limits));
     let request = OpenRequest {
         plan: open.plan.unwrap_or_default(),
         input_schema: open.input_schema.into(),
         options: open.options.unwrap_or_default(),
         name: open.name,
         traceparent: open.traceparent,
+        state_host: door.as_ref().map(|door| Keeper(door.host.clone())),
         keyed: open.keyed,
     };
     let session = engine.open(request, &environment(engine.config(), open.environment)?).await?;
+    if let Some(door) = &door {
+        states.expect(session.id(), door);
+    }
     let left = session.input_credit();
     let memory = engine.memory();
     let offer = if open.capabilities.iter().any(|capability| capability == CAPABILITY_SHM) { memory.offer() } else { None };
     let most = u64::try_from(left.bytes).unwrap_or(u64::MAX);
     let sharing = offer.is_some().then(|| Sharing::new(memory.clone(), most));
     Ok(Live {
+        _door: door,
         sharing,
         offer,
         session,
@@ -193,8 +208,9 @@ impl Inputs {
                 self.live.gate.give(Amount { bytes: credit.bytes, rows: credit.rows });
                 Ok(())
             }
-            // Stateless functions commit per batch; there is nothing to cut or to forget.
-            Some(request::Message::BundleEnd(_) | request::Message::Applied(_)) => Ok(()),
+            // Stateless functions commit per batch; there is nothing to cut.
+            Some(request::Message::BundleEnd(_)) => Ok(()),
+            Some(request::Message::Applied(applied)) => session.applied(applied.bundle),
             Some(request::Message::Proof(proof)) => {
                 self.live.sharing.iter().for_each(|sharing| sharing.prove(&proof.nonce));
                 Ok(())

@@ -6,6 +6,7 @@ use crate::{
     error::{Code, Error, Result},
     metrics::BatchMetrics,
     pool::Pool,
+    state::host::Keeper,
     trace,
 };
 use bytes::Bytes;
@@ -30,6 +31,8 @@ pub struct OpenRequest {
     pub traceparent: String,
     /// Set for keyed sessions.
     pub keyed: Option<proto::KeyedOptions>,
+    /// Who keeps the state, with the backend `host`.
+    pub state_host: Option<Keeper>,
 }
 
 /// Ids that the engine hands out.
@@ -91,7 +94,7 @@ pub async fn open(
         }
         Some(options) => {
             let parts = keyed::Parts { id, name, traceparent, plan, behaviour, described, pool: pool.clone() };
-            keyed::start(parts, options, &prepare, stores).await.inspect_err(|_| pool.retire_plan(ids.plan))?
+            keyed::start(parts, options, &prepare, stores, request.state_host).await.inspect_err(|_| pool.retire_plan(ids.plan))?
         }
     };
     session.span.in_scope(|| tracing::debug!("session opened"));

@@ -79,7 +79,7 @@ impl Bench {
                     out.push((seq, Some(error.code())));
                 }
                 Answer::Watermark { seq, .. } | Answer::Snapshotted { seq, .. } | Answer::Sealed { seq, .. } => out.push((seq, None)),
-                Answer::Checkpointed { .. } | Answer::Ended(_) => {}
+                Answer::Committed { .. } | Answer::Checkpointed { .. } | Answer::Ended(_) => {}
             }
         }
         out

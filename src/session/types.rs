@@ -32,6 +32,8 @@ pub enum Answer {
     Batch { seq: u64, output: u32, result: Result<Batch>, timing: proto::Timing, metrics: Vec<proto::MetricDelta>, refund: Amount },
     /// Of a keyed session: batch `seq` has taken effect, its results are complete.
     Sealed { seq: u64, refund: Amount },
+    /// Of a session whose host keeps the state: behind the results of a bundle, which the host now applies. `seq` is of the input that it belongs to.
+    Committed { seq: u64, bundle: u64 },
     /// A watermark, after everything it covers.
     Watermark { seq: u64, watermark: proto::Watermark },
     /// What precedes it belongs to the checkpoint, nothing after.

@@ -61,9 +61,6 @@ pub trait StateBackend: Send + Sync {
     /// Applies a bundle's effects: all or, with an error, none. After [`crate::Code::StateFull`] the same commit succeeds when there is room.
     fn apply(&self, commit: Commit) -> BoxFuture<'_, Result<()>>;
 
-    /// The host has applied all bundles up to `seq`. Only a `host` backend keeps anything until then.
-    fn applied(&self, _seq: u64) {}
-
     /// Timers that are due.
     fn due<'a>(&'a self, request: &'a DueRequest) -> BoxFuture<'a, Result<DueTimers>>;
 

@@ -171,7 +171,7 @@ pub struct Writes {
 /// The effects of one bundle on state and timers: all of them take effect, or none.
 #[derive(Clone, Debug)]
 pub struct Commit {
-    /// The bundle. Rises within a session; a `host` backend keeps it until [`super::StateBackend::applied`].
+    /// The bundle. Rises within a session; a `host` backend keeps it until [`super::host::Host::applied`].
     pub seq: u64,
     /// The addresses that the columns refer to; each at most once.
     pub addresses: Arc<Addresses>,

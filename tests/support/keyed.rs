@@ -2,9 +2,17 @@
 
 use super::{Rig, Setup, function_in, worker_pids};
 use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, cast::AsArray, types::Int64Type};
-use pillion::{Error, Event, KeyedOptions, Plan, Session, Store, host::SessionBuilder};
+use pillion::{
+    Error, Event, KeyedOptions, Plan, Session, Store,
+    host::{SessionBuilder, SessionOutput},
+    state::host::Maps,
+};
 use rustix::process::{Pid, Signal, kill_process};
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    path::PathBuf,
+    sync::Arc,
+};
 
 /// Key, value, event time.
 pub type Row = (i64, i64, i64);
@@ -73,6 +81,29 @@ pub async fn kill_workers(rig: &Rig) {
 
 /// Sends the steps, and gives all that comes out.
 pub async fn run(rig: &Rig, session: Session, steps: &[Step]) -> Result<Vec<Seen>, Error> {
+    run_and(rig, session, steps, |_, _| {}).await
+}
+
+/// The same of a session whose state `maps` keep, which apply a bundle when so many later ones have come.
+pub async fn run_at_host(rig: &Rig, session: Session, steps: &[Step], maps: &Maps, lag: usize) -> Result<Vec<Seen>, Error> {
+    let mut committed = VecDeque::new();
+    let apply = |output: &SessionOutput, bundle| {
+        maps.apply(bundle).unwrap();
+        output.applied(bundle).unwrap();
+    };
+    let seen = run_and(rig, session, steps, |output, event| {
+        let Event::Committed { bundle, .. } = event else { return };
+        committed.push_back(*bundle);
+        if committed.len() > lag {
+            apply(output, committed.pop_front().unwrap());
+        }
+    })
+    .await;
+    committed.into_iter().for_each(|bundle| maps.apply(bundle).unwrap());
+    seen
+}
+
+async fn run_and(rig: &Rig, session: Session, steps: &[Step], mut on: impl FnMut(&SessionOutput, &Event)) -> Result<Vec<Seen>, Error> {
     let (mut input, mut output) = session.split();
     let sending = async {
         for step in steps {
@@ -94,7 +125,9 @@ pub async fn run(rig: &Rig, session: Session, steps: &[Step]) -> Result<Vec<Seen
     let receiving = async {
         let mut seen = Vec::new();
         while let Some(event) = output.next().await {
-            match event? {
+            let event = event?;
+            on(&output, &event);
+            match event {
                 Event::Output(result) => {
                     let tag = result.tag.map(|tag| tag.to_string()).unwrap_or_default();
                     seen.extend(table(&result.batch).into_iter().map(|row| Seen::Row(tag.clone(), row)));

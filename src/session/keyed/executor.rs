@@ -16,7 +16,10 @@ use pillion_wire::{
     bundle::{Bundle, EVENT, Effects, PROCESSING, op, timer_fields},
     proto,
 };
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+};
 use tokio::time::Instant;
 
 /// Input rows of a bundle.
@@ -87,11 +90,14 @@ struct Fired {
 }
 
 impl Keyed {
-    /// Executes a bundle: reads, calls, commits, gives out the results. With an error nothing of it has taken effect.
+    /// Executes a bundle: reads, calls, commits, gives out the results. With an error nothing of it has taken effect. Whoever gives this up has ended the session.
     pub async fn execute(&self, work: Work) -> Result<Done> {
         let Work { seq, queued, watermark, what } = work;
         if !self.session.has_room(seq).await {
             return Err(Error::new(Code::SessionClosed, "the session is over"));
+        }
+        if let Some(host) = &self.host {
+            host.has_room().await;
         }
         let began = Instant::now();
         let now_ms = self.clock.now_ms();
@@ -103,11 +109,15 @@ impl Keyed {
         let returned = Instant::now();
         let effects = self.layout.unpack_effects(&called.effects, subject.keys.len()).map_err(|error| damaged(&error))?;
         let Effects { outputs, writes, timers } = effects;
-        let (commit, sets_processing_timers) = self.commit(&subject, &writes, timers.as_ref(), seq, now_ms)?;
+        let bundle = self.bundles.fetch_add(1, Ordering::Relaxed) + 1;
+        let (commit, sets_processing_timers) = self.commit(&subject, &writes, timers.as_ref(), bundle, now_ms)?;
         self.backend.apply(commit).await?;
         let state_ns = nanos(read + returned.elapsed()) + called.timing.state_ns;
         let queue_ns = called.timing.queue_ns + nanos(began.duration_since(queued));
         self.give_out(seq, outputs, proto::Timing { queue_ns, state_ns, ..called.timing }, called.metrics, &subject);
+        if self.host.is_some() {
+            self.session.emit(seq, Answer::Committed { seq, bundle });
+        }
         Ok(Done { sets_processing_timers })
     }
 
@@ -218,7 +228,7 @@ impl Keyed {
         subject: &Subject,
         writes: &[Option<RecordBatch>],
         timers: Option<&RecordBatch>,
-        seq: u64,
+        bundle: u64,
         now_ms: i64,
     ) -> Result<(Commit, bool)> {
         let mut places = Places::new(&subject.addresses);
@@ -270,7 +280,7 @@ impl Keyed {
         }
         timer_writes.names = Some(StringArray::from(names));
         let addresses = places.into_addresses()?;
-        Ok((Commit { seq, addresses, writes: changes, timers: timer_writes, now_ms }, processing))
+        Ok((Commit { seq: bundle, addresses, writes: changes, timers: timer_writes, now_ms }, processing))
     }
 }
 

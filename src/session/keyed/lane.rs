@@ -8,7 +8,7 @@ use crate::{
 use pillion_wire::bundle::NO_WATERMARK;
 use std::sync::Arc;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, sleep},
 };
 
@@ -35,8 +35,11 @@ pub(super) enum Step {
     End {
         seq: u64,
     },
-    /// Say that everything before is done.
-    Rendezvous(oneshot::Sender<()>),
+    /// Say that everything before is done, and stand until the other end of `go_on` is gone.
+    Rendezvous {
+        arrived: oneshot::Sender<()>,
+        go_on: watch::Receiver<()>,
+    },
 }
 
 /// Serves a session's key groups until the router is gone.
@@ -44,6 +47,13 @@ pub(super) async fn run(keyed: Arc<Keyed>, groups: Vec<u16>, mut steps: mpsc::Re
     let mut lane = Lane { keyed: keyed.clone(), groups, watermark: NO_WATERMARK, last_seq: 0, next_processing: None };
     let ended = keyed.session.ended();
     tokio::pin!(ended);
+    // Timers that were restored, or that the host has; a host's clock has to move first.
+    if !keyed.clock.is_hosts() {
+        match keyed.backend.next_timer(Domain::ProcessingTime, &lane.groups).await {
+            Ok(next) => lane.next_processing = next,
+            Err(error) => return keyed.session.cancel(error),
+        }
+    }
     loop {
         // A host's clock moves by steps.
         let alarm = lane.next_processing.filter(|_| !keyed.clock.is_hosts()).map(|then| keyed.clock.until(then));
@@ -108,9 +118,10 @@ impl Lane {
                 self.fire_events(i64::MAX).await?;
                 Ok(Some(seq))
             }
-            Step::Rendezvous(tell) => {
+            Step::Rendezvous { arrived, mut go_on } => {
                 // The router has gone if nobody listens.
-                let _ = tell.send(());
+                let _ = arrived.send(());
+                while go_on.changed().await.is_ok() {}
                 Ok(None)
             }
         }

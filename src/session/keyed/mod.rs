@@ -23,7 +23,10 @@ use crate::{
     metrics::{BatchMetrics, StateMetrics},
     pool::Pool,
     session::{Answer, credit::Amount},
-    state::StateBackend,
+    state::{
+        StateBackend,
+        host::{Host, Keeper},
+    },
     trace,
 };
 use calls::Calls;
@@ -31,8 +34,8 @@ use checkpoint::Writer;
 use clock::Clock;
 use columns::Columns;
 use pillion_wire::{bundle::Layout, ipc, proto};
-use std::sync::Arc;
-use store::Store;
+use std::sync::{Arc, atomic::AtomicU64};
+use store::{Made, Store};
 use tokio::sync::mpsc;
 use tracing::Instrument;
 
@@ -43,7 +46,11 @@ pub const DEFAULT_MAX_PARALLELISM: u32 = 128;
 const LANES_PER_WORKER: usize = 2;
 
 /// The way into a keyed session. Never blocks: the host's credit bounds what waits here.
-pub(super) struct Intake(mpsc::UnboundedSender<Item>);
+pub(super) struct Intake {
+    items: mpsc::UnboundedSender<Item>,
+    /// If it keeps the state.
+    host: Option<Arc<Host>>,
+}
 
 /// What the router takes, in order.
 enum Item {
@@ -55,15 +62,15 @@ enum Item {
 impl Intake {
     // A router that has gone has ended the session and said why.
     pub fn batch(&self, job: Job, input: u32) {
-        let _ = self.0.send(Item::Batch { job, input });
+        let _ = self.items.send(Item::Batch { job, input });
     }
 
     pub fn mark(&self, seq: u64, mark: Input) {
-        let _ = self.0.send(Item::Mark { seq, mark });
+        let _ = self.items.send(Item::Mark { seq, mark });
     }
 
     pub fn end(&self, seq: u64) {
-        let _ = self.0.send(Item::End { seq });
+        let _ = self.items.send(Item::End { seq });
     }
 }
 
@@ -75,6 +82,10 @@ struct Keyed {
     layout: Layout,
     columns: Columns,
     backend: Arc<dyn StateBackend>,
+    /// The same, if the host keeps the state.
+    host: Option<Arc<Host>>,
+    /// Bundles that were committed.
+    bundles: AtomicU64,
     clock: Clock,
     metrics: StateMetrics,
 }
@@ -151,7 +162,13 @@ fn groups(options: &proto::KeyedOptions) -> (u32, u32) {
 /// # Errors
 /// [`Code::KeyType`] for key columns that cannot be keys, [`Code::SchemaMismatch`] for a time column of another type, [`Code::Fenced`] if another session has the key groups,
 /// what is wrong with the store, and with the checkpoints to restore.
-pub(super) async fn start(parts: Parts, options: &proto::KeyedOptions, prepare: &proto::Prepare, stores: &Stores) -> Result<Arc<Session>> {
+pub(super) async fn start(
+    parts: Parts,
+    options: &proto::KeyedOptions,
+    prepare: &proto::Prepare,
+    stores: &Stores,
+    keeper: Option<Keeper>,
+) -> Result<Arc<Session>> {
     let damaged = |error: arrow_schema::ArrowError| Error::new(Code::ProtocolViolation, "a schema is damaged").detail(error.to_string());
     let output = ipc::schema_from_ipc(&parts.described.output_schema).map_err(damaged)?;
     let Some(function) = parts.described.functions.first().filter(|function| function.kind == "process") else {
@@ -168,9 +185,10 @@ pub(super) async fn start(parts: Parts, options: &proto::KeyedOptions, prepare: 
         "" => None,
         operator => Some(stores.claims.claim(operator, range.clone(), attempt)?),
     };
-    let backend = Store::of(options)?.make(&columns, &stores.config)?;
+    let Made { backend, host } = Store::of(options)?.make(&columns, &stores.config, &parts.behaviour.limits, keeper, attempt)?;
     let clock = Clock::new(options.host_clock);
-    let place = store::checkpoints(&stores.config)?;
+    // Checkpoints of state that the host keeps are the host's.
+    let place = if host.is_none() { store::checkpoints(&stores.config)? } else { None };
     let restoring = store::restore(options, range.clone(), &function.name, &columns, clock.now_ms(), place.as_ref(), &backend);
     match &claim {
         Some(claim) => tokio::select! {
@@ -197,9 +215,10 @@ pub(super) async fn start(parts: Parts, options: &proto::KeyedOptions, prepare: 
         behaviour.clone(),
         described.clone(),
         pool.clone(),
-        Some(Intake(sender)),
+        Some(Intake { items: sender, host: host.clone() }),
     );
-    let lanes = behaviour.max_workers * LANES_PER_WORKER;
+    // A host applies bundles in the order in which their results come out, so they are executed in that order.
+    let lanes = if host.is_some() { 1 } else { behaviour.max_workers * LANES_PER_WORKER };
     // Bundles are answered as they come; the order is that of the lanes.
     let seen = Seen { id, name, span: span.clone(), metrics: BatchMetrics::of_calls(&plan.functions) };
     let fetches = fetch::Fetches::new(backend.clone(), &layout, behaviour.limits.max_batch_bytes).map_err(damaged)?;
@@ -207,7 +226,7 @@ pub(super) async fn start(parts: Parts, options: &proto::KeyedOptions, prepare: 
     let inner = Session::new(seen, plan, Behaviour { ordered: false, ..behaviour }, described, pool, None);
     let calls = Calls::start(inner, &layout, fetches)?;
     let metrics = StateMetrics::new(&outer.plan.functions);
-    let keyed = Arc::new(Keyed { session: outer.clone(), calls, layout, columns, backend, clock, metrics });
+    let keyed = Arc::new(Keyed { session: outer.clone(), calls, layout, columns, backend, host, bundles: AtomicU64::new(0), clock, metrics });
     let writer = place.map(|place| span.in_scope(|| Writer::start(&keyed, place, about)));
     tokio::spawn(router::route(keyed, items, router::Held { range, claim, writer }, lanes).instrument(span));
     Ok(outer)
@@ -233,6 +252,14 @@ impl Session {
         let mut state = self.lock();
         state.aside.push_back((seq, answer));
         super::wake(&mut state);
+    }
+
+    /// The host has applied all bundles up to this one. Ignored by sessions whose state it does not keep.
+    ///
+    /// # Errors
+    /// [`Code::ProtocolViolation`] if there was no such bundle.
+    pub fn applied(&self, bundle: u64) -> Result<()> {
+        self.intake.as_ref().and_then(|intake| intake.host.as_ref()).map_or(Ok(()), |host| host.applied(bundle))
     }
 
     /// All lanes are past input `seq`.

@@ -19,7 +19,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::Instrument;
 
 /// How often sizes of state are looked at, for metrics.
@@ -184,7 +184,7 @@ impl Router {
         let sealed = Some(Answer::Sealed { seq, refund: job.cost });
         if from.broadcast {
             // Runs once, while all lanes stand at its position.
-            self.rendezvous().await?;
+            let _standing = self.rendezvous().await?;
             self.progress.expect(&self.keyed, seq, 1, job.cost, sealed);
             let rows = Rows { input, timestamps: columns.timestamps(input, &rows)?, rows, key_index: None };
             self.keyed.execute(Work::broadcast(seq, queued, rows, self.watermark)).await?;
@@ -230,14 +230,14 @@ impl Router {
                     );
                 }
                 // Rows before it see the old time.
-                self.rendezvous().await?;
+                let standing = self.rendezvous().await?;
                 if !self.keyed.clock.advance(now_ms) {
                     return Err(Error::new(Code::ProtocolViolation, "processing time went back"));
                 }
+                drop(standing);
                 self.to_all(seq, None, || Step::Tick { seq }).await
             }
             Input::Barrier(proto::Barrier { checkpoint_id }) => {
-                self.rendezvous().await?;
                 self.snapshot(seq, checkpoint_id).await
             }
             Input::Discard(handle) => {
@@ -254,13 +254,16 @@ impl Router {
         }
     }
 
-    /// All lanes stand at a barrier.
+    /// All lanes stand at a barrier while a view is taken; it is written while they go on.
     async fn snapshot(&self, seq: u64, checkpoint_id: u64) -> Result<()> {
+        let standing = self.rendezvous().await?;
         let Keyed { session, backend, clock, .. } = &*self.keyed;
         let view = self.writer.as_ref().map(|_| backend.view(&self.groups, clock.now_ms())).transpose()?;
         session.pass(seq, Amount::default(), Some(Answer::Snapshotted { seq, checkpoint_id }));
+        drop(standing);
         match (&self.writer, view) {
             (Some(writer), Some(view)) => writer.write(seq, checkpoint_id, view).await,
+            _ if self.keyed.host.is_some() => {}
             _ => session.report(seq, checkpoint::nowhere(checkpoint_id)),
         }
         Ok(())
@@ -295,24 +298,28 @@ impl Router {
         Ok(())
     }
 
-    /// Waits until all lanes have done what they were given.
-    async fn rendezvous(&self) -> Result<()> {
+    /// Waits until all lanes have done what they were given. They stand until what it gives is dropped: not even a timer in processing time fires meanwhile.
+    async fn rendezvous(&self) -> Result<Standing> {
         let mut arrivals = Vec::with_capacity(self.lanes.len());
+        let (standing, go_on) = watch::channel(());
         for lane in 0..self.lanes.len() {
-            let (tell, arrived) = oneshot::channel();
-            self.send(lane, Step::Rendezvous(tell)).await?;
-            arrivals.push(arrived);
+            let (arrived, arrival) = oneshot::channel();
+            self.send(lane, Step::Rendezvous { arrived, go_on: go_on.clone() }).await?;
+            arrivals.push(arrival);
         }
-        for arrived in arrivals {
-            arrived.await.map_err(|_| gone())?;
+        for arrival in arrivals {
+            arrival.await.map_err(|_| gone())?;
         }
-        Ok(())
+        Ok(Standing(standing))
     }
 
     async fn send(&self, lane: usize, step: Step) -> Result<()> {
         self.lanes[lane].send(step).await.map_err(|_| gone())
     }
 }
+
+/// All lanes stand; dropped, they go on.
+struct Standing(#[expect(dead_code, reason = "what counts is when it goes")] watch::Sender<()>);
 
 /// A lane that ends has ended the session before.
 fn gone() -> Error {

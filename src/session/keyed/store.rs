@@ -2,12 +2,13 @@
 
 use super::columns::Columns;
 use crate::{
-    config::StateConfig,
+    config::{Limits, StateConfig},
     error::{Code, Error, Result},
     session::claims::Claims,
     state::{
         BROADCAST_GROUP, StateBackend,
         disk::{Disk, DiskOptions},
+        host::{Host, HostOptions, Keeper},
         memory::Memory,
         snapshot::{Checkpoints, Restore},
     },
@@ -29,6 +30,14 @@ pub struct Stores {
 pub(super) enum Store {
     Memory,
     Disk,
+    Host,
+}
+
+/// A store that was made.
+pub(super) struct Made {
+    pub backend: Arc<dyn StateBackend>,
+    /// The same, if the host keeps the state.
+    pub host: Option<Arc<Host>>,
 }
 
 impl Store {
@@ -37,21 +46,37 @@ impl Store {
         match options.backend.as_str() {
             "" | "memory" => Ok(Store::Memory),
             "disk" => Ok(Store::Disk),
-            other => Err(Error::new(Code::Unsupported, format!("there is no state backend `{other}`")).hint("use `memory` or `disk`")),
+            "host" if options.restore.is_empty() => Ok(Store::Host),
+            "host" => Err(Error::new(Code::OptionsInvalid, "a session whose host keeps the state cannot restore checkpoints of the sidecar")
+                .hint("leave `restore` empty; the host restores its own checkpoint before it opens the session")),
+            other => {
+                Err(Error::new(Code::Unsupported, format!("there is no state backend `{other}`")).hint("use `memory`, `disk` or `host`"))
+            }
         }
     }
 
-    /// An empty store for the cells.
-    pub fn make(self, columns: &Columns, config: &StateConfig) -> Result<Arc<dyn StateBackend>> {
+    /// A store for the cells: an empty one, or that of `keeper`.
+    pub fn make(self, columns: &Columns, config: &StateConfig, limits: &Limits, keeper: Option<Keeper>, attempt: u32) -> Result<Made> {
         let (cells, parallelism) = (columns.cells().clone(), columns.max_parallelism());
-        Ok(match self {
+        let backend: Arc<dyn StateBackend> = match self {
+            Store::Host => {
+                let keeper = keeper.ok_or_else(|| {
+                    Error::new(Code::OptionsInvalid, "nobody keeps the state of the session").hint("give the session a `StateHost`")
+                })?;
+                // What the host may leave unapplied is as much as it may leave untaken.
+                let unapplied_bytes = usize::try_from(limits.session_output_bytes).unwrap_or(usize::MAX);
+                let options = HostOptions { attempt, deadline: limits.state_deadline, unapplied_bytes };
+                let host = Arc::new(Host::new(keeper.0, cells, parallelism, options)?);
+                return Ok(Made { backend: host.clone(), host: Some(host) });
+            }
             Store::Memory => Arc::new(Memory::new(cells, parallelism, None)?),
             Store::Disk => {
                 let mut options = DiskOptions::new(&config.dir);
                 (options.cache_bytes, options.reserve_bytes) = (config.disk_cache_bytes, config.disk_reserve_bytes);
                 Arc::new(Disk::new(cells, parallelism, &options)?)
             }
-        })
+        };
+        Ok(Made { backend, host: None })
     }
 }
 

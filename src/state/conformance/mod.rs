@@ -11,7 +11,8 @@ use crate::{
 use arrow_array::{Array, BinaryArray, StringArray, cast::AsArray};
 use futures_util::FutureExt;
 use model::Address;
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
+use tokio::runtime::Runtime;
 
 /// A store under test.
 pub struct Subject {
@@ -57,8 +58,15 @@ pub fn run(make: Make<'_>, programs: u32) {
     program::run(make, programs);
 }
 
+/// Where hosts answer, and time goes on.
+pub static RUNTIME: LazyLock<Runtime> =
+    LazyLock::new(|| tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap());
+
 pub fn now<T>(future: impl Future<Output = T>) -> T {
-    future.now_or_never().unwrap()
+    let _inside = RUNTIME.enter();
+    let mut future = std::pin::pin!(future);
+    // Most stores answer at once.
+    future.as_mut().now_or_never().unwrap_or_else(|| RUNTIME.block_on(future))
 }
 
 pub fn addresses(addresses: &[Address]) -> Arc<Addresses> {

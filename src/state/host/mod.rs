@@ -1,15 +1,21 @@
 //! State that the host keeps: the engine asks it the same columnar questions, and overlays what it has sealed and the host has not applied yet (DESIGN D6).
 //!
 //! [`StateHost`] is what a host implements. It keeps ordered maps of opaque bytes, by (cell, key group, key, namespace) and sub-key, and a set of timers; it needs to know nothing of
-//! types, lists or times to live.
+//! types, lists or times to live. A host that is connected is a [`RemoteHost`]: the same questions as messages. [`Maps`] is the simplest host.
 
+mod line;
+mod maps;
 mod overlay;
 mod rows;
 #[cfg(test)]
 mod tests;
+pub mod wire;
+
+pub use line::{Answers, RemoteHost};
+pub use maps::Maps;
 
 use super::{
-    Addresses, Cells, Commit, Entries, Get, Lookup, Op, Page, PageRequest, Prefetch, Rows, Sizes, StateBackend, View, Writes,
+    Addresses, CellId, Cells, Commit, Entries, Get, Lookup, Op, Page, PageRequest, Prefetch, Rows, Sizes, StateBackend, View, Writes,
     address::slot, check, memory,
 };
 use crate::{
@@ -20,10 +26,15 @@ use crate::{
 use arrow_array::{BinaryArray, StringArray};
 use arrow_buffer::OffsetBuffer;
 use overlay::Overlay;
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
+use tokio::{sync::Notify, time::timeout};
 
 /// What a host that keeps the state is asked.
 ///
@@ -32,11 +43,12 @@ pub trait StateHost: Send + Sync {
     /// Reads a cell at addresses.
     fn get<'a>(&'a self, request: &'a HostGet) -> BoxFuture<'a, Result<HostRows>>;
 
-    /// Reads the next part of what is at one address: sub-keys after [`PageRequest::after`] that begin with the prefix, in the order of their bytes, up to `max_bytes` but at least one.
+    /// Reads the next part of what is at one address: sub-keys after [`HostPage::after`] that begin with the prefix, in the order of their bytes, up to `max_bytes` but at least one.
     /// One row; [`HostRows::deferred`] says whether more is left.
-    fn page<'a>(&'a self, request: &'a PageRequest) -> BoxFuture<'a, Result<HostRows>>;
+    fn page<'a>(&'a self, request: &'a HostPage) -> BoxFuture<'a, Result<HostRows>>;
 
-    /// Takes a sealed bundle. The host applies it whole, in the order of `seq`, in one step with what it emits, and then says so ([`StateBackend::applied`]).
+    /// Takes a sealed bundle, and keeps it. When [`Event::Committed`](crate::Event::Committed) names it, behind its results, the host applies it whole, in one step with what it emits, and says
+    /// so with [`SessionOutput::applied`](crate::host::SessionOutput::applied). What is not named, because the session ended, never happens.
     fn commit(&self, commit: HostCommit) -> BoxFuture<'_, Result<()>>;
 
     /// Reads pending timers up to a timestamp, in the order of timestamps, at most `limit`.
@@ -56,11 +68,30 @@ pub struct HostGet {
     pub prefetch: Prefetch,
 }
 
+/// A question of [`StateHost::page`].
+#[derive(Clone, Debug)]
+pub struct HostPage {
+    /// The cell, by its place in [`StateBackend::cells`].
+    pub cell: CellId,
+    /// The key group of the address.
+    pub group: u16,
+    /// The encoded key.
+    pub key: Vec<u8>,
+    /// The namespace.
+    pub namespace: Vec<u8>,
+    /// Only sub-keys that begin with these bytes.
+    pub prefix: Vec<u8>,
+    /// Only sub-keys after this one; `None`: from the first.
+    pub after: Option<Vec<u8>>,
+    /// Upper bound of sub-keys and values together; but at least one entry, if one is left.
+    pub max_bytes: usize,
+}
+
 /// Entries of rows: row `i` has the entries `offsets[i]..offsets[i + 1]`, in the order of sub-keys.
 #[derive(Clone, Debug)]
 pub struct HostRows {
     /// Everything up to this bundle was applied when this was read; 0 = none.
-    pub applied_seq: u64,
+    pub applied_bundle: u64,
     /// As many as rows, and one.
     pub offsets: OffsetBuffer<i32>,
     /// Sub-keys; empty for cells with one entry.
@@ -76,8 +107,8 @@ pub struct HostRows {
 /// A sealed bundle.
 #[derive(Clone, Debug)]
 pub struct HostCommit {
-    /// The bundle.
-    pub seq: u64,
+    /// The bundle. They are numbered from 1, with no gap.
+    pub bundle: u64,
     /// What the columns refer to.
     pub addresses: Arc<Addresses>,
     /// Changes of cells, executed in order.
@@ -116,7 +147,7 @@ pub struct HostDue {
 #[derive(Clone, Debug)]
 pub struct HostTimers {
     /// Everything up to this bundle was applied when this was read; 0 = none.
-    pub applied_seq: u64,
+    pub applied_bundle: u64,
     /// Where they are.
     pub addresses: Addresses,
     /// Names; empty = without.
@@ -127,25 +158,84 @@ pub struct HostTimers {
     pub more: bool,
 }
 
+/// How the engine deals with a host.
+#[derive(Clone, Copy, Debug)]
+pub struct HostOptions {
+    /// Makes the sub-keys of list elements rise over attempts: a session that is opened again raises it.
+    pub attempt: u32,
+    /// A question that is not answered within this time fails.
+    pub deadline: Duration,
+    /// When what the host has not applied takes more memory than this, nothing more is executed until it has.
+    pub unapplied_bytes: usize,
+}
+
+/// A [`StateHost`] as an option of a session.
+#[derive(Clone)]
+pub struct Keeper(pub Arc<dyn StateHost>);
+
+impl fmt::Debug for Keeper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Keeper")
+    }
+}
+
 /// The host backend.
 pub struct Host {
     host: Arc<dyn StateHost>,
     cells: Cells,
     slots: usize,
-    /// Makes the sub-keys of list elements rise over attempts.
-    attempt: u32,
+    options: HostOptions,
     overlay: Mutex<Overlay>,
+    /// Tells whoever waits for room that the host has applied something.
+    applied: Notify,
     reads: AtomicU64,
 }
 
 impl Host {
-    /// State with these cells is at `host`. Sub-keys of list elements contain `attempt`, which a session that is opened again raises.
+    /// State with these cells is at `host`.
     ///
     /// # Errors
     /// [`Code::OptionsInvalid`] for an impossible max parallelism.
-    pub fn new(host: Arc<dyn StateHost>, cells: Cells, max_parallelism: u16, attempt: u32) -> Result<Self> {
+    pub fn new(host: Arc<dyn StateHost>, cells: Cells, max_parallelism: u16, options: HostOptions) -> Result<Self> {
         let slots = memory::slots(max_parallelism)?;
-        Ok(Host { host, cells, slots, attempt, overlay: Mutex::default(), reads: AtomicU64::new(0) })
+        let (overlay, applied, reads) = (Mutex::default(), Notify::new(), AtomicU64::new(0));
+        Ok(Host { host, cells, slots, options, overlay, applied, reads })
+    }
+
+    /// The host has applied all bundles up to this one.
+    ///
+    /// # Errors
+    /// [`Code::ProtocolViolation`] if there was no such bundle.
+    pub fn applied(&self, bundle: u64) -> Result<()> {
+        if !self.overlay().applied(bundle) {
+            return Err(Error::new(Code::ProtocolViolation, format!("the host says that it has applied bundle {bundle}, which was not committed"))
+                .hint("apply what `committed` names, and say its number"));
+        }
+        self.applied.notify_waiters();
+        Ok(())
+    }
+
+    /// Waits while the host has too much to apply.
+    pub async fn has_room(&self) {
+        loop {
+            let applied = self.applied.notified();
+            tokio::pin!(applied);
+            applied.as_mut().enable();
+            if self.overlay().memory() <= self.options.unapplied_bytes {
+                return;
+            }
+            applied.await;
+        }
+    }
+
+    /// The answer to a question, in time.
+    async fn answered<T>(&self, answer: BoxFuture<'_, Result<T>>) -> Result<T> {
+        let deadline = self.options.deadline;
+        let late = || {
+            Error::new(Code::StateHostFailed, format!("the host that keeps the state did not answer within {deadline:?}"))
+                .hint("see what keeps the host, or raise `limits.state_deadline`")
+        };
+        timeout(deadline, answer).await.map_err(|_| late())?.map_err(asked)
     }
 
     /// The overlay as it is before a read: what the read may not see yet is in it, whatever is dropped meanwhile.
@@ -169,7 +259,7 @@ impl Host {
             let cell = self.cells.at(id)?;
             let overlay = self.frozen();
             let get = HostGet { cell: id, addresses: Arc::clone(&request.addresses), map_keys: None, prefetch: request.prefetch };
-            let rows = self.host.get(&get).await.map_err(asked)?;
+            let rows = self.answered(self.host.get(&get)).await?;
             rows::check(&rows, request.addresses.len())?;
             all.push(rows::entries(cell, id, &rows, &overlay, request)?);
         }
@@ -197,7 +287,7 @@ impl Host {
             map_keys: Some(request.map_keys.clone()),
             prefetch: Prefetch { entry_bytes: usize::MAX, total_bytes: usize::MAX },
         };
-        let rows = self.host.get(&get).await.map_err(asked)?;
+        let rows = self.answered(self.host.get(&get)).await?;
         rows::check(&rows, addresses.len())?;
         rows::single(cell, request, &rows, &overlay, &addresses)
     }
@@ -207,7 +297,9 @@ impl Host {
         check::page(cell)?;
         self.check(&[request.group])?;
         let overlay = self.frozen();
-        let rows = self.host.page(request).await.map_err(asked)?;
+        let PageRequest { cell: id, group, key, namespace, prefix, after, max_bytes, .. } = request.clone();
+        let page = HostPage { cell: id, group, key, namespace, prefix, after, max_bytes };
+        let rows = self.answered(self.host.page(&page)).await?;
         rows::check(&rows, 1)?;
         rows::page(cell, request, &rows, &overlay)
     }
@@ -216,14 +308,14 @@ impl Host {
         check::commit(&self.cells, &commit)?;
         self.check(&commit.addresses.groups)?;
         let commit = self.to_host(commit)?;
-        let seq = commit.seq;
+        let bundle = commit.bundle;
         // Before the host has it: whoever reads after that must see it.
         self.overlay().seal(&commit);
-        if let Err(error) = self.host.commit(commit).await {
-            self.overlay().forget(seq);
-            return Err(asked(error));
+        let taken = self.answered(self.host.commit(commit)).await;
+        if taken.is_err() {
+            self.overlay().forget(bundle);
         }
-        Ok(())
+        taken
     }
 
     /// A commit as the host takes it: appended elements have their sub-keys.
@@ -237,7 +329,7 @@ impl Host {
                     (*op == Op::Append).then(|| {
                         *op = Op::Put;
                         appended += 1;
-                        [&self.attempt.to_be_bytes()[..], &commit.seq.to_be_bytes(), &appended.to_be_bytes()].concat()
+                        [&self.options.attempt.to_be_bytes()[..], &commit.seq.to_be_bytes(), &appended.to_be_bytes()].concat()
                     })
                 };
                 columns.map_keys = Some(BinaryArray::from_iter(columns.ops.iter_mut().map(sub)));
@@ -246,7 +338,7 @@ impl Host {
             let renew = cell.ttl.is_some_and(|ttl| ttl.update == super::Update::OnReadAndWrite);
             writes.push(HostWrites { writes: columns, cutoff, renew });
         }
-        Ok(HostCommit { seq: commit.seq, addresses: commit.addresses, writes, timers: commit.timers, now_ms: commit.now_ms })
+        Ok(HostCommit { bundle: commit.seq, addresses: commit.addresses, writes, timers: commit.timers, now_ms: commit.now_ms })
     }
 
     async fn due_all(&self, request: &DueRequest) -> Result<DueTimers> {
@@ -255,7 +347,7 @@ impl Host {
         // As many more as may have fired in bundles that the host has not applied: what is left suffices.
         let limit = request.limit.max(1).saturating_add(overlay.timer_changes()).saturating_add(1);
         let ask = HostDue { domain: request.domain, groups: request.groups.clone(), up_to_ms: request.up_to_ms, limit };
-        let timers = self.host.timers(&ask).await.map_err(asked)?;
+        let timers = self.answered(self.host.timers(&ask)).await?;
         rows::due(request, &timers, &overlay)
     }
 }
@@ -263,7 +355,7 @@ impl Host {
 /// A host that failed, or does not answer, is said so, unless it gave a code of its own.
 fn asked(error: Error) -> Error {
     match error.code() {
-        Code::StateFull | Code::Fenced | Code::Cancelled | Code::StateHostFailed => error,
+        Code::StateFull | Code::Fenced | Code::Cancelled | Code::StateHostFailed | Code::ProtocolViolation => error,
         _ => Error::new(Code::StateHostFailed, format!("the host that keeps the state failed: {}", error.message()))
             .detail(error.code().as_str()),
     }
@@ -292,10 +384,6 @@ impl StateBackend for Host {
 
     fn apply(&self, commit: Commit) -> BoxFuture<'_, Result<()>> {
         Box::pin(self.seal(commit))
-    }
-
-    fn applied(&self, seq: u64) {
-        self.overlay().applied(seq);
     }
 
     fn due<'a>(&'a self, request: &'a DueRequest) -> BoxFuture<'a, Result<DueTimers>> {

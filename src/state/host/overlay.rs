@@ -29,7 +29,7 @@ pub type Pending = (i64, u16, Small, Small, Small);
 
 #[derive(Debug)]
 struct Sealed {
-    seq: u64,
+    bundle: u64,
     changes: HashMap<Place, Vec<Change>>,
     timers: Vec<(Domain, TimerOp, Pending)>,
     memory: usize,
@@ -37,7 +37,12 @@ struct Sealed {
 
 /// Sealed bundles in the order of their numbers. A clone shares them.
 #[derive(Clone, Debug, Default)]
-pub struct Overlay(VecDeque<Arc<Sealed>>);
+pub struct Overlay {
+    sealed: VecDeque<Arc<Sealed>>,
+    /// The last bundle that there was.
+    last: u64,
+    memory: usize,
+}
 
 /// Entries at one address: value and last access by sub-key.
 pub type Merged = BTreeMap<Small, (Small, i64)>;
@@ -74,52 +79,59 @@ impl Overlay {
         });
         let timers: Vec<_> = timers.collect();
         memory += changes.len() * size_of::<(Place, Vec<Change>)>() + timers.len() * size_of::<(Domain, TimerOp, Pending)>();
-        let at = self.0.partition_point(|sealed| sealed.seq < commit.seq);
-        self.0.insert(at, Arc::new(Sealed { seq: commit.seq, changes, timers, memory }));
+        let at = self.sealed.partition_point(|sealed| sealed.bundle < commit.bundle);
+        self.sealed.insert(at, Arc::new(Sealed { bundle: commit.bundle, changes, timers, memory }));
+        self.last = self.last.max(commit.bundle);
+        self.memory += memory;
     }
 
     /// Drops a bundle that the host did not take.
-    pub fn forget(&mut self, seq: u64) {
-        self.0.retain(|sealed| sealed.seq != seq);
+    pub fn forget(&mut self, bundle: u64) {
+        let forgotten = self.sealed.iter().position(|sealed| sealed.bundle == bundle).and_then(|at| self.sealed.remove(at));
+        self.memory -= forgotten.map_or(0, |sealed| sealed.memory);
     }
 
-    /// Drops what the host has applied.
-    pub fn applied(&mut self, seq: u64) {
-        while self.0.front().is_some_and(|sealed| sealed.seq <= seq) {
-            self.0.pop_front();
+    /// Drops what the host has applied; false if there was no such bundle.
+    pub fn applied(&mut self, bundle: u64) -> bool {
+        if bundle > self.last {
+            return false;
         }
+        while let Some(sealed) = self.sealed.pop_front_if(|sealed| sealed.bundle <= bundle) {
+            self.memory -= sealed.memory;
+        }
+        true
     }
 
     /// How many bundles there are.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.sealed.len()
     }
 
     /// Memory for them.
     pub fn memory(&self) -> usize {
-        self.0.iter().map(|sealed| sealed.memory).sum()
+        self.memory
     }
 
     /// How many changes of timers there are.
     pub fn timer_changes(&self) -> usize {
-        self.0.iter().map(|sealed| sealed.timers.len()).sum()
+        self.sealed.iter().map(|sealed| sealed.timers.len()).sum()
     }
 
-    fn after(&self, applied_seq: u64) -> impl Iterator<Item = &Arc<Sealed>> {
-        self.0.iter().filter(move |sealed| sealed.seq > applied_seq)
+    fn after(&self, applied_bundle: u64) -> impl Iterator<Item = &Arc<Sealed>> {
+        self.sealed.iter().filter(move |sealed| sealed.bundle > applied_bundle)
     }
 
-    /// True if a bundle after `applied_seq` changed anything of a cell at an address.
-    pub fn touches(&self, applied_seq: u64, cell: CellId, group: u16, key: &[u8], namespace: &[u8]) -> bool {
+    /// True if a bundle after `applied_bundle` changed anything of a cell at an address.
+    pub fn touches(&self, applied_bundle: u64, cell: CellId, group: u16, key: &[u8], namespace: &[u8]) -> bool {
         let place = (cell, group, Small::from(key), Small::from(namespace));
-        self.after(applied_seq).any(|sealed| sealed.changes.contains_key(&place))
+        self.after(applied_bundle).any(|sealed| sealed.changes.contains_key(&place))
     }
 
-    /// Applies bundles after `applied_seq` to the entries at an address, as far as `within` says of sub-keys.
+    /// Applies bundles after `applied_bundle` to the entries at an address, as far as `within` says of sub-keys.
     #[expect(clippy::too_many_arguments, reason = "an address in its parts")]
     pub fn merge(
         &self,
-        applied_seq: u64,
+        applied_bundle: u64,
         cell: CellId,
         group: u16,
         key: &[u8],
@@ -128,7 +140,7 @@ impl Overlay {
         entries: &mut Merged,
     ) {
         let place = (cell, group, Small::from(key), Small::from(namespace));
-        for change in self.after(applied_seq).filter_map(|sealed| sealed.changes.get(&place)).flatten() {
+        for change in self.after(applied_bundle).filter_map(|sealed| sealed.changes.get(&place)).flatten() {
             let sub = change.sub.clone().unwrap_or(Small::EMPTY);
             match change.op {
                 Op::Put | Op::Append => {
@@ -153,9 +165,9 @@ impl Overlay {
         }
     }
 
-    /// Applies changes of timers after `applied_seq`, as far as `within` says of timers that are set.
-    pub fn merge_timers(&self, applied_seq: u64, domain: Domain, within: impl Fn(&Pending) -> bool, timers: &mut BTreeSet<Pending>) {
-        for (_, op, pending) in self.after(applied_seq).flat_map(|sealed| &sealed.timers).filter(|timer| timer.0 == domain) {
+    /// Applies changes of timers after `applied_bundle`, as far as `within` says of timers that are set.
+    pub fn merge_timers(&self, applied_bundle: u64, domain: Domain, within: impl Fn(&Pending) -> bool, timers: &mut BTreeSet<Pending>) {
+        for (_, op, pending) in self.after(applied_bundle).flat_map(|sealed| &sealed.timers).filter(|timer| timer.0 == domain) {
             let (_, group, key, namespace, name) = pending;
             let of_name = |other: &Pending| (other.1, &other.2, &other.3, &other.4) == (*group, key, namespace, name);
             match op {

@@ -52,9 +52,9 @@ pub fn entries(cell: &Cell, id: CellId, rows: &HostRows, overlay: &Overlay, requ
     for (row, deferred) in deferred.iter_mut().enumerate() {
         let (key, namespace) = addresses.at(row);
         let before = values.len();
-        if !rows.deferred[row] && overlay.touches(rows.applied_seq, id, addresses.groups[row], key, namespace) {
+        if !rows.deferred[row] && overlay.touches(rows.applied_bundle, id, addresses.groups[row], key, namespace) {
             let mut entries = merged(rows, row);
-            overlay.merge(rows.applied_seq, id, addresses.groups[row], key, namespace, |_| true, &mut entries);
+            overlay.merge(rows.applied_bundle, id, addresses.groups[row], key, namespace, |_| true, &mut entries);
             let bytes: usize = entries.iter().map(|(key, (value, _))| key.as_slice().len() + value.as_slice().len()).sum();
             let full = bytes > request.prefetch.entry_bytes || keys.bytes() + values.bytes() > request.prefetch.total_bytes;
             *deferred = full && bytes > 0 && cell.shape() != Shape::Single;
@@ -91,7 +91,7 @@ pub fn single(cell: &Cell, request: &Lookup, rows: &HostRows, overlay: &Overlay,
         let (key, namespace) = addresses.at(row);
         let wanted = request.map_keys.value(row);
         let mut entries = merged(rows, row);
-        overlay.merge(rows.applied_seq, request.cell, addresses.groups[row], key, namespace, |sub| sub == wanted, &mut entries);
+        overlay.merge(rows.applied_bundle, request.cell, addresses.groups[row], key, namespace, |sub| sub == wanted, &mut entries);
         let found = entries.get(&Small::from(wanted)).filter(|(_, access)| hidden == i64::MIN || *access > hidden);
         values.push_option(found.map(|(value, _)| value.as_slice()))?;
     }
@@ -114,7 +114,7 @@ pub fn page(cell: &Cell, request: &PageRequest, rows: &HostRows, overlay: &Overl
     if entries.keys().any(|key| !covered(key.as_slice())) {
         return Err(wrong("entries that the page should not have"));
     }
-    overlay.merge(rows.applied_seq, request.cell, request.group, &request.key, &request.namespace, covered, &mut entries);
+    overlay.merge(rows.applied_bundle, request.cell, request.group, &request.key, &request.namespace, covered, &mut entries);
     let (mut keys, mut values) = (Bytes::new(0, 0), Bytes::new(0, 0));
     let mut next = last.filter(|_| rows.deferred[0]).map(|last| last.as_slice().to_vec());
     for (key, (value, access)) in &entries {
@@ -151,7 +151,7 @@ pub fn due(request: &DueRequest, timers: &HostTimers, overlay: &Overlay) -> Resu
     // As with pages: the answer covers the timestamps up to its last one.
     let bound = timers.timestamps.last().copied().filter(|_| timers.more);
     let covered = |timer: &Pending| timer.0 <= bound.unwrap_or(request.up_to_ms) && request.groups.contains(&timer.1);
-    overlay.merge_timers(timers.applied_seq, request.domain, covered, &mut all);
+    overlay.merge_timers(timers.applied_bundle, request.domain, covered, &mut all);
     let mut queues: BTreeMap<u16, Vec<Result<Packed>>> = BTreeMap::new();
     for (timestamp, group, key, namespace, name) in &all {
         let mut packed = Vec::new();
