@@ -82,6 +82,60 @@ fn what_was_checkpointed_is_restored() {
 }
 
 #[test]
+fn timers_in_processing_time_wait_for_the_session_that_is_restored() {
+    everywhere(async |setup| {
+        let (rig, _) = rig_with_places(setup).await;
+        for store in STORES {
+            let options = KeyedOptions { host_clock: true, ..with(store) };
+            let mut session = open(&rig, "Alarm", options).await;
+            session.halves().0.processing_time(1000).await.unwrap();
+            let (_, checkpoint) = checkpointed(&mut session, 1, &[Step::Rows(vec![(1, 1, 0)])]).await;
+            drop(session);
+            // By the system's clock they are long due; nothing else happens in the session.
+            let mut session = open(&rig, "Alarm", restoring(store, &[&checkpoint.handle])).await;
+            let fired = session.recv().await.unwrap().unwrap();
+            assert_eq!(table(&fired.batch), [[1, 1010]], "{store:?}");
+        }
+        rig.end().await;
+    });
+}
+
+/// Timers in processing time fire on their own: what they give stands on the side of the barrier on which what they write does.
+#[test]
+fn nothing_fires_across_a_barrier() {
+    support::run(async {
+        let (rig, _) = rig_with_places(Door::Embedded).await;
+        let mut session = open(&rig, "Ticker", with(Store::Memory)).await;
+        let (input, output) = session.halves();
+        input.send(rows(&(0..8).map(|key| (key, 0, 0)).collect::<Vec<_>>())).await.unwrap();
+        let mut counts = [0; 8];
+        let mut handles = Vec::new();
+        for id in 1..=60 {
+            input.barrier(id).await.unwrap();
+            let mut before = None;
+            let handle = loop {
+                match output.next().await.unwrap().unwrap() {
+                    Event::Output(result) => table(&result.batch).iter().for_each(|row| counts[row[0] as usize] = row[1]),
+                    Event::Snapshotted { .. } => before = Some(counts),
+                    Event::Checkpointed { result, .. } => break result.unwrap().handle,
+                    _ => {}
+                }
+            };
+            handles.push((handle, before.unwrap()));
+        }
+        drop(session);
+        for (handle, before) in handles {
+            let options = KeyedOptions { host_clock: true, ..restoring(Store::Memory, &[&handle]) };
+            let asked = Step::Rows((0..8).map(|key| (key, 1, 0)).collect());
+            let seen = per_key(&main_rows(&run(&rig, open(&rig, "Ticker", options).await, &[asked]).await.unwrap()));
+            let kept: Vec<_> = seen.values().map(|rows| -rows[0][0]).collect();
+            assert_eq!(kept, before, "what came out before the barrier is not what the checkpoint says");
+        }
+        rig.end().await;
+    });
+}
+
+#[test]
 fn a_state_moves_from_one_kind_of_store_to_another() {
     support::run(async {
         let (rig, _) = rig_with_places(Door::Embedded).await;

@@ -4,7 +4,7 @@
 mod support;
 
 use arrow_array::{ArrayRef, Int64Array, RecordBatch};
-use pillion::{Code, Event, KeyedInput, KeyedOptions, Session, SessionOptions};
+use pillion::{Code, Event, KeyedInput, KeyedOptions, Session, SessionOptions, state::host::Maps};
 use std::sync::Arc;
 use support::{
     Door, Rig, Setup, everywhere,
@@ -106,21 +106,25 @@ fn event_time_is_that_of_the_slowest_input_that_is_not_idle() {
 fn a_broadcast_is_seen_by_all_keys_from_its_place_on() {
     everywhere(async |setup: Setup| {
         let rig = Rig::new(setup).await;
-        let mut session = open(&rig, "Limits", with(of_limits())).await;
-        let all = |value: i64| rows(&(0..40).map(|key| (key, value, 0)).collect::<Vec<_>>());
-        let (input, _) = session.halves();
-        input.send(all(1)).await.unwrap();
-        input.send_to(1, limits(&[[7], [8]])).await.unwrap();
-        input.send(all(2)).await.unwrap();
-        input.send_to(1, limits(&[[9]])).await.unwrap();
-        input.send(all(3)).await.unwrap();
-        let (found, _) = rest(&mut session).await;
-        let mut found = per_key(&found);
-        let none = i64::MIN;
-        assert_eq!(found.remove(&none).unwrap(), [[none, 7], [none, 8], [none, 9]], "what the broadcast itself gave");
-        assert_eq!(found.len(), 40);
-        for (key, rows) in found {
-            assert_eq!(rows, [[1, none], [3, 8], [6, 9]], "of key {key}");
+        for at_host in [false, true] {
+            let builder = keyed_in("inputs.py", &rig, "Limits", with(of_limits()));
+            let builder = if at_host { builder.state_host(Arc::new(Maps::default())) } else { builder };
+            let mut session = builder.open().await.unwrap();
+            let all = |value: i64| rows(&(0..40).map(|key| (key, value, 0)).collect::<Vec<_>>());
+            let (input, _) = session.halves();
+            input.send(all(1)).await.unwrap();
+            input.send_to(1, limits(&[[7], [8]])).await.unwrap();
+            input.send(all(2)).await.unwrap();
+            input.send_to(1, limits(&[[9]])).await.unwrap();
+            input.send(all(3)).await.unwrap();
+            let (found, _) = rest(&mut session).await;
+            let mut found = per_key(&found);
+            let none = i64::MIN;
+            assert_eq!(found.remove(&none).unwrap(), [[none, 7], [none, 8], [none, 9]], "what the broadcast itself gave");
+            assert_eq!(found.len(), 40);
+            for (key, rows) in found {
+                assert_eq!(rows, [[1, none], [3, 8], [6, 9]], "of key {key}");
+            }
         }
         rig.end().await;
     });

@@ -128,3 +128,26 @@ class Raise(Sum):
         yield from super().process_element(value, ctx)
         if value.value == 13:
             raise ValueError("thirteen")
+
+
+class Ticker(KeyedProcessFunction):
+    """Counts every millisecond of processing time from a value of 0 on, and gives the count; of another value the count so far, below zero."""
+
+    output = {"key": "bigint", "count": "bigint"}
+    count = ValueState("bigint")
+
+    def next(self, ctx):
+        service = ctx.timer_service()
+        service.register_processing_time_timer(service.current_processing_time() + 1)
+
+    def process_element(self, value, ctx):
+        if value.value == 0:
+            self.next(ctx)
+        else:
+            yield value.key, -(self.count.value() or 0)
+
+    def on_timer(self, timestamp, ctx):
+        count = (self.count.value() or 0) + 1
+        self.count.update(count)
+        self.next(ctx)
+        yield ctx.get_current_key(), count

@@ -104,6 +104,10 @@ impl Lane {
             Step::Watermark { seq, timestamp_ms } => {
                 self.last_seq = seq;
                 self.fire_events(timestamp_ms).await?;
+                // Neither does the input leave them none. A host's clock has not moved.
+                if !self.keyed.clock.is_hosts() {
+                    self.fire_processing().await?;
+                }
                 Ok(Some(seq))
             }
             Step::Tick { seq } => {
@@ -127,13 +131,12 @@ impl Lane {
         }
     }
 
-    /// Executes a bundle, and then the timers that it has set in the past.
+    /// Executes a bundle, and then the timers that are due, such as it has set in the past.
     async fn execute(&mut self, work: Work) -> Result<()> {
         if self.keyed.execute(work).await?.sets_processing_timers {
             self.next_processing = self.keyed.backend.next_timer(Domain::ProcessingTime, &self.groups).await?;
-            Box::pin(self.fire_processing()).await?;
         }
-        Ok(())
+        self.fire_processing().await
     }
 
     /// Event time goes on. The function sees the new watermark when its timers fire, as in Flink.
@@ -142,9 +145,11 @@ impl Lane {
         self.fire(Domain::EventTime, watermark).await
     }
 
+    /// What is due now fires; what is due then waits for its turn, so that timers that set timers leave room for the input.
     async fn fire_processing(&mut self) -> Result<()> {
-        while self.next_processing.is_some_and(|then| then <= self.keyed.clock.now_ms()) {
-            self.fire(Domain::ProcessingTime, self.keyed.clock.now_ms()).await?;
+        let now_ms = self.keyed.clock.now_ms();
+        if self.next_processing.is_some_and(|then| then <= now_ms) {
+            self.fire(Domain::ProcessingTime, now_ms).await?;
             self.next_processing = self.keyed.backend.next_timer(Domain::ProcessingTime, &self.groups).await?;
         }
         Ok(())
