@@ -17,7 +17,7 @@ use std::{
 };
 use support::{
     Door, Rig, everywhere,
-    keyed::{Step, by_key, keyed, keyed_in, open, per_key, main_rows, rows, run, run_at_host},
+    keyed::{Step, by_key, keyed, keyed_in, main_rows, open, per_key, rows, run, run_at_host},
     run as in_time,
 };
 
@@ -48,7 +48,10 @@ fn results_are_those_of_an_engines_store() {
             assert_eq!(per_key(&main_rows(&seen)), per_key(&main_rows(&expected)), "{name}");
             assert_eq!(seen.len(), expected.len(), "{name}");
             assert_eq!(maps.waiting(), 0, "{name}: every bundle was committed");
-            assert!(maps.sizes().0 > 0 || ["Split", "Alarm", "tumbling", "sliding_rows", "sessions"].contains(&name), "{name} keeps something");
+            assert!(
+                maps.sizes().0 > 0 || ["Split", "Alarm", "tumbling", "sliding_rows", "sessions"].contains(&name),
+                "{name} keeps something"
+            );
         }
         rig.end().await;
     });

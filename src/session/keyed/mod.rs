@@ -226,7 +226,8 @@ pub(super) async fn start(
     let inner = Session::new(seen, plan, Behaviour { ordered: false, ..behaviour }, described, pool, None);
     let calls = Calls::start(inner, &layout, fetches)?;
     let metrics = StateMetrics::new(&outer.plan.functions);
-    let keyed = Arc::new(Keyed { session: outer.clone(), calls, layout, columns, backend, host, bundles: AtomicU64::new(0), clock, metrics });
+    let keyed =
+        Arc::new(Keyed { session: outer.clone(), calls, layout, columns, backend, host, bundles: AtomicU64::new(0), clock, metrics });
     let writer = place.map(|place| span.in_scope(|| Writer::start(&keyed, place, about)));
     tokio::spawn(router::route(keyed, items, router::Held { range, claim, writer }, lanes).instrument(span));
     Ok(outer)

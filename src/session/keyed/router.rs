@@ -237,9 +237,7 @@ impl Router {
                 drop(standing);
                 self.to_all(seq, None, || Step::Tick { seq }).await
             }
-            Input::Barrier(proto::Barrier { checkpoint_id }) => {
-                self.snapshot(seq, checkpoint_id).await
-            }
+            Input::Barrier(proto::Barrier { checkpoint_id }) => self.snapshot(seq, checkpoint_id).await,
             Input::Discard(handle) => {
                 if let Some(writer) = &self.writer {
                     writer.discard(handle).await;

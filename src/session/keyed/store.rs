@@ -47,8 +47,10 @@ impl Store {
             "" | "memory" => Ok(Store::Memory),
             "disk" => Ok(Store::Disk),
             "host" if options.restore.is_empty() => Ok(Store::Host),
-            "host" => Err(Error::new(Code::OptionsInvalid, "a session whose host keeps the state cannot restore checkpoints of the sidecar")
-                .hint("leave `restore` empty; the host restores its own checkpoint before it opens the session")),
+            "host" => {
+                Err(Error::new(Code::OptionsInvalid, "a session whose host keeps the state cannot restore checkpoints of the sidecar")
+                    .hint("leave `restore` empty; the host restores its own checkpoint before it opens the session"))
+            }
             other => {
                 Err(Error::new(Code::Unsupported, format!("there is no state backend `{other}`")).hint("use `memory`, `disk` or `host`"))
             }

@@ -36,8 +36,7 @@ impl RemoteHost {
     /// Refuses answers above `limits`.
     pub fn new(limits: FrameLimits) -> Arc<Self> {
         let (outgoing, requests) = mpsc::unbounded_channel();
-        let waiting =
-            Waiting { outgoing: Some(outgoing), requests: Some(requests), last_id: 0, answers: HashMap::new(), over: None };
+        let waiting = Waiting { outgoing: Some(outgoing), requests: Some(requests), last_id: 0, answers: HashMap::new(), over: None };
         Arc::new(RemoteHost { waiting: Mutex::new(waiting), limits })
     }
 

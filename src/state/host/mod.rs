@@ -208,8 +208,11 @@ impl Host {
     /// [`Code::ProtocolViolation`] if there was no such bundle.
     pub fn applied(&self, bundle: u64) -> Result<()> {
         if !self.overlay().applied(bundle) {
-            return Err(Error::new(Code::ProtocolViolation, format!("the host says that it has applied bundle {bundle}, which was not committed"))
-                .hint("apply what `committed` names, and say its number"));
+            return Err(Error::new(
+                Code::ProtocolViolation,
+                format!("the host says that it has applied bundle {bundle}, which was not committed"),
+            )
+            .hint("apply what `committed` names, and say its number"));
         }
         self.applied.notify_waiters();
         Ok(())

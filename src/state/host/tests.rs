@@ -4,9 +4,11 @@ use crate::state::{
     conformance::{self, Subject, address, cells, commit, now, writes},
 };
 use pillion_wire::{frame::FrameLimits, proto};
+use proptest::prelude::*;
 use prost::Message;
 use std::sync::atomic::AtomicBool;
 use tokio::sync::Notify;
+use wire::Question;
 
 /// [`Maps`] that can fail.
 #[derive(Default)]
@@ -188,7 +190,11 @@ fn messages_that_are_mixed_up_end_the_stream() {
     });
     assert_eq!(error.unwrap_err().code(), Code::ProtocolViolation);
     // Columns without a head, a head inside of another answer, and columns where there are none.
-    let rows = proto::StateResponse { request_id: 1, response: Some(proto::state_response::Response::Rows(proto::StateRows {})), ..Default::default() };
+    let rows = proto::StateResponse {
+        request_id: 1,
+        response: Some(proto::state_response::Response::Rows(proto::StateRows {})),
+        ..Default::default()
+    };
     let piece = proto::StateResponse { request_id: 1, columns: Some(proto::Frame::default()), ..Default::default() };
     for wrong in [vec![piece.clone()], vec![rows.clone(), rows.clone()], vec![rows, piece]] {
         let mut replies = wire::Replies::new(FrameLimits::default());
@@ -219,4 +225,49 @@ fn nothing_is_executed_while_too_much_waits_to_be_applied() {
         )
     });
     now(waited.notified());
+}
+
+proptest! {
+    /// Whatever a host says, it is refused or used, and nothing panics.
+    #[test]
+    fn damaged_answers_do_no_harm(flips in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6), which in 0..3usize) {
+        let maps = Maps::default();
+        let put = commit(1, &[address(0, "a")], vec![writes(2, &[(0, Op::Put, Some(b"k"), Some(b"x")), (0, Op::Put, Some(b"l"), Some(b"y"))])], 0);
+        let timers = TimerWrites { at: vec![0], domains: vec![Domain::EventTime], ops: vec![crate::timer::TimerOp::Set], names: None, timestamps: vec![5] };
+        let writes = put.writes.into_iter().map(|writes| HostWrites { writes, cutoff: i64::MIN, renew: false }).collect();
+        now(maps.commit(HostCommit { bundle: 1, addresses: put.addresses, writes, timers, now_ms: 0 })).unwrap();
+        maps.apply(1).unwrap();
+        let addresses = conformance::addresses(&[address(0, "a"), address(0, "b")]);
+        let due = DueRequest { domain: Domain::EventTime, groups: vec![0], up_to_ms: 9, limit: 4, order: DueOrder::Global };
+        let page = PageRequest {
+            cell: 4, group: 0, key: b"a".to_vec(), namespace: vec![], prefix: vec![], after: None, max_bytes: 100, now_ms: 0,
+        };
+        let asked = match which {
+            0 => Question::Get(HostGet { cell: 2, addresses: addresses.clone(), map_keys: None, prefetch: Prefetch::default() }),
+            1 => Question::Page(HostPage { cell: 2, group: 0, key: b"a".to_vec(), namespace: vec![], prefix: vec![], after: None, max_bytes: 100 }),
+            _ => Question::Timers(HostDue { domain: due.domain, groups: vec![0], up_to_ms: 9, limit: 4 }),
+        };
+        let mut replies = wire::Replies::new(FrameLimits { bytes: 1 << 16, rows: 1 << 10 });
+        for response in now(wire::answer(&maps, 1, asked)) {
+            let mut bytes = response.encode_to_vec();
+            for (at, with) in &flips {
+                *at.get_mut(&mut bytes[..]) ^= with;
+            }
+            let Ok(response) = proto::StateResponse::decode(&bytes[..]) else { continue };
+            let overlay = Overlay::default();
+            match replies.push(response) {
+                Ok(Some((_, Ok(wire::Reply::Rows(rows))))) => {
+                    if rows::check(&rows, 2).is_ok() {
+                        let get = Get { cells: vec![2], addresses: addresses.clone(), now_ms: 0, prefetch: Prefetch::default() };
+                        let _ = rows::entries(&cells()[2], 2, &rows, &overlay, &get);
+                    }
+                    if rows::check(&rows, 1).is_ok() {
+                        let _ = rows::page(&cells()[4], &page, &rows, &overlay);
+                    }
+                }
+                Ok(Some((_, Ok(wire::Reply::Timers(timers))))) => drop(rows::due(&due, &timers, &overlay)),
+                Ok(_) | Err(_) => {}
+            }
+        }
+    }
 }
