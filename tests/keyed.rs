@@ -54,6 +54,25 @@ fn maps_and_lists_are_cleared() {
 }
 
 #[test]
+fn bundles_that_would_be_too_large_are_cut() {
+    everywhere(async |setup| {
+        let rig = Rig::with(setup, |config| config.limits.max_batch_bytes = 1 << 20).await;
+        let batch = |letters: i64| Step::Rows((0..40).map(|key| (key, letters, 0)).collect());
+        let steps = [batch(65_536), batch(1), batch(2), Step::Watermark(60)];
+        let seen = per_key(&main_rows(&run(&rig, open(&rig, "Texts", by_key()).await, &steps).await.unwrap()));
+        assert_eq!(seen.len(), 40);
+        for (key, lengths) in seen {
+            assert_eq!(lengths, [[65_536], [65_537], [65_539], [-65_539]], "of key {key}");
+        }
+        // What cannot be cut is refused.
+        let session = open(&rig, "Texts", by_key()).await;
+        let error = run(&rig, session, &[Step::Rows(vec![(1, 2 << 20, 0)])]).await.unwrap_err();
+        assert_eq!(error.code(), Code::StateTooLarge, "{error:?}");
+        rig.end().await;
+    });
+}
+
+#[test]
 fn side_outputs_come_with_their_tags() {
     everywhere(async |setup| {
         let rig = Rig::new(setup).await;

@@ -151,3 +151,18 @@ class Ticker(KeyedProcessFunction):
         self.count.update(count)
         self.next(ctx)
         yield ctx.get_current_key(), count
+
+
+class Texts(KeyedProcessFunction):
+    """A text that grows by as many letters as the value says; its length, now and when its timer fires at 50."""
+
+    output = {"key": "bigint", "length": "bigint"}
+    text = ValueState("string")
+
+    def process_element(self, value, ctx):
+        self.text.update((self.text.value() or "") + "x" * value.value)
+        ctx.timer_service().register_event_time_timer(50)
+        yield value.key, len(self.text.value())
+
+    def on_timer(self, timestamp, ctx):
+        yield ctx.get_current_key(), -len(self.text.value())

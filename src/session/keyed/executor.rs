@@ -213,13 +213,20 @@ impl Keyed {
                 continue;
             }
             let addresses = if shared { Arc::new(everybody()?) } else { addresses.clone() };
-            let prefetch = Prefetch::default();
+            let prefetch = self.prefetch();
             let entries: Vec<Entries> = self.backend.get(&Get { cells: cells.clone(), addresses, now_ms, prefetch }).await?;
             for (cell, entries) in cells.into_iter().zip(entries) {
                 state[usize::from(cell)] = self.columns.values(cell, &entries)?;
             }
         }
         Ok(state)
+    }
+
+    /// Lists and maps that come along must leave room for the rest of a bundle.
+    fn prefetch(&self) -> Prefetch {
+        let Prefetch { entry_bytes, total_bytes } = Prefetch::default();
+        let most = usize::try_from(self.session.limits().max_batch_bytes / 8).unwrap_or(usize::MAX);
+        Prefetch { entry_bytes: entry_bytes.min(most), total_bytes: total_bytes.min(most) }
     }
 
     /// What a bundle has changed, with whether it has set timers in processing time.

@@ -2,11 +2,11 @@
 
 use super::{Keyed, columns::Share, executor::Work, router::Progress};
 use crate::{
-    error::Result,
+    error::{Code, Error, Result},
     timer::{Domain, DueOrder, DueRequest},
 };
 use pillion_wire::bundle::NO_WATERMARK;
-use std::sync::Arc;
+use std::{num::NonZero, sync::Arc};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, sleep},
@@ -98,7 +98,8 @@ impl Lane {
         match step {
             Step::Rows { seq, queued, share } => {
                 self.last_seq = seq;
-                self.execute(Work::rows(seq, queued, *share, self.watermark)).await?;
+                self.rows(seq, queued, *share).await?;
+                self.fire_processing().await?;
                 Ok(Some(seq))
             }
             Step::Watermark { seq, timestamp_ms } => {
@@ -131,12 +132,26 @@ impl Lane {
         }
     }
 
-    /// Executes a bundle, and then the timers that are due, such as it has set in the past.
-    async fn execute(&mut self, work: Work) -> Result<()> {
-        if self.keyed.execute(work).await?.sets_processing_timers {
+    /// Executes rows: in one bundle, or if that would be too large, with the state of its keys or what it gives, in several.
+    async fn rows(&mut self, seq: u64, queued: Instant, share: Share) -> Result<()> {
+        let (input, rows) = (share.rows.input, share.rows.rows.clone());
+        let done = match self.keyed.execute(Work::rows(seq, queued, share, self.watermark)).await {
+            Err(error) if error.code() == Code::BatchTooLarge => {
+                let Some(half) = NonZero::new(rows.num_rows() / 2) else { return Err(too_large(&error)) };
+                let half = half.get();
+                for part in [rows.slice(0, half), rows.slice(half, rows.num_rows() - half)] {
+                    for (_, share) in self.keyed.columns.shares(input, part, 1, |_| Ok(0))? {
+                        Box::pin(self.rows(seq, queued, share)).await?;
+                    }
+                }
+                return Ok(());
+            }
+            done => done?,
+        };
+        if done.sets_processing_timers {
             self.next_processing = self.keyed.backend.next_timer(Domain::ProcessingTime, &self.groups).await?;
         }
-        self.fire_processing().await
+        Ok(())
     }
 
     /// Event time goes on. The function sees the new watermark when its timers fire, as in Flink.
@@ -156,17 +171,34 @@ impl Lane {
     }
 
     async fn fire(&mut self, domain: Domain, up_to_ms: i64) -> Result<()> {
+        let mut limit = FIRED_AT_ONCE;
         loop {
             let (groups, order) = (self.groups.clone(), DueOrder::PerKey);
-            let due = self.keyed.backend.due(&DueRequest { domain, groups, up_to_ms, limit: FIRED_AT_ONCE, order }).await?;
-            if due.is_empty() {
+            let due = self.keyed.backend.due(&DueRequest { domain, groups, up_to_ms, limit, order }).await?;
+            let count = due.len();
+            if count == 0 {
                 return Ok(());
             }
             let work = Work::timers(self.last_seq, due, domain, self.watermark);
-            let done = self.keyed.execute(work).await?;
+            let done = match self.keyed.execute(work).await {
+                // As with rows.
+                Err(error) if error.code() == Code::BatchTooLarge && count == 1 => return Err(too_large(&error)),
+                Err(error) if error.code() == Code::BatchTooLarge => {
+                    limit = count / 2;
+                    continue;
+                }
+                done => done?,
+            };
             if done.sets_processing_timers && domain == Domain::EventTime {
                 self.next_processing = self.keyed.backend.next_timer(Domain::ProcessingTime, &self.groups).await?;
             }
         }
     }
+}
+
+/// A bundle that cannot be cut any more.
+fn too_large(error: &Error) -> Error {
+    Error::new(Code::StateTooLarge, "one row with its state, or what the function makes of it, is larger than a batch may be")
+        .hint("keep what is large in maps and lists, which are read in parts, or raise `limits.max_batch_bytes`")
+        .detail(error.message())
 }
