@@ -9,6 +9,7 @@ mod calls;
 mod checkpoint;
 mod clock;
 mod columns;
+mod cut;
 mod executor;
 mod fetch;
 mod full;
