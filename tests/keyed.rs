@@ -73,6 +73,28 @@ fn bundles_that_would_be_too_large_are_cut() {
 }
 
 #[test]
+fn while_many_timers_fire_earlier_watermarks_say_how_far_it_is() {
+    everywhere(async |setup| {
+        let rig = Rig::with(setup, |config| config.limits.timers_at_once = 4).await;
+        let rows = Step::Rows((0..60).map(|at| (at % 7, 1, at * 10)).collect());
+        let seen = run(&rig, open(&rig, "Remind", by_key()).await, &[rows, Step::Watermark(700)]).await.unwrap();
+        let (mut reached, mut marks) = (i64::MIN, Vec::new());
+        for seen in &seen {
+            match seen {
+                Seen::Row(_, row) => assert!(row[1] > reached, "the timer at {} fires behind the watermark {reached}", row[1]),
+                Seen::Watermark(timestamp_ms) => {
+                    reached = *timestamp_ms;
+                    marks.push(reached);
+                }
+            }
+        }
+        assert!(marks.len() > 2 && marks.is_sorted() && marks.last() == Some(&700), "{marks:?}");
+        assert_eq!(main_rows(&seen).len(), 60 + 7);
+        rig.end().await;
+    });
+}
+
+#[test]
 fn side_outputs_come_with_their_tags() {
     everywhere(async |setup| {
         let rig = Rig::new(setup).await;
