@@ -145,7 +145,7 @@ impl Job {
 /// Whatever happens, every key has the results of an undisturbed run, each once and in order.
 fn results_are_exactly_once(store: Option<Store>, door: Door, cases: u32) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let (rig, _) = runtime.block_on(rig_with_places(door));
+    let rig = runtime.block_on(rig_with_places(door));
     let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
     proptest!(config, |(fates in fates())| {
         let (given, undisturbed) = runtime.block_on(async {
