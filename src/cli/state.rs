@@ -135,7 +135,7 @@ async fn find(place: &Path, checkpoints: &Checkpoints, handle: &str) -> Result<M
     if handle != LATEST {
         return Ok(checkpoints.manifest(handle).await?);
     }
-    let (readable, unreadable) = all(checkpoints).await?;
+    let (readable, unreadable) = checkpoints.all().await?;
     let latest = readable.into_iter().next_back();
     // Of one that cannot be read only the name says how late it is.
     let later = unreadable.into_iter().rfind(|(handle, _)| latest.as_ref().is_none_or(|latest| *handle > latest.handle));
@@ -144,21 +144,6 @@ async fn find(place: &Path, checkpoints: &Checkpoints, handle: &str) -> Result<M
         (Some(latest), None) => Ok(latest),
         (None, None) => Err(Error::new(Code::SnapshotUnknown, format!("there are no checkpoints in `{}`", place.display())).into()),
     }
-}
-
-type Unreadable = Vec<(String, Error)>;
-
-/// All checkpoints in the order in which they were taken, and those that cannot be read.
-async fn all(checkpoints: &Checkpoints) -> Result<(Vec<Manifest>, Unreadable), Failure> {
-    let (mut readable, mut unreadable) = (Vec::new(), Vec::new());
-    for handle in checkpoints.handles().await? {
-        match checkpoints.manifest(&handle).await {
-            Ok(manifest) => readable.push(manifest),
-            Err(error) => unreadable.push((handle, error)),
-        }
-    }
-    readable.sort_by_key(|manifest| (manifest.origin.id, manifest.origin.created_ms));
-    Ok((readable, unreadable))
 }
 
 async fn delete(checkpoints: &Checkpoints, handles: &[String]) -> Result<(), Failure> {

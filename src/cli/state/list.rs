@@ -10,7 +10,7 @@ use crate::cli::table::{print, text_table};
 
 /// Lists what can be read, and then says what cannot.
 pub async fn list(place: &Path, checkpoints: &Checkpoints) -> Result<(), Failure> {
-    let (readable, unreadable) = super::all(checkpoints).await?;
+    let (readable, unreadable) = checkpoints.all().await?;
     if readable.is_empty() && unreadable.is_empty() {
         return print(&format!("no checkpoints in `{}`", place.display()));
     }

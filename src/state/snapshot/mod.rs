@@ -29,6 +29,9 @@ use tokio_stream::StreamExt;
 /// Folder of the files with rows, beside the manifests.
 const DATA: &str = "data";
 
+/// Names of checkpoints that cannot be read, each with the reason.
+pub type Unreadable = Vec<(String, Error)>;
+
 /// A place with checkpoints.
 #[derive(Clone, Debug)]
 pub struct Checkpoints {
@@ -125,19 +128,32 @@ impl Checkpoints {
         Ok(names)
     }
 
+    /// The manifests of all checkpoints, the oldest first, and by name those that cannot be read. One that is deleted meanwhile is neither.
+    ///
+    /// # Errors
+    /// [`Code::SnapshotFailed`] if the store does not answer.
+    pub async fn all(&self) -> Result<(Vec<Manifest>, Unreadable)> {
+        let (mut manifests, mut unreadable) = (Vec::new(), Vec::new());
+        for handle in self.handles().await? {
+            match self.manifest(&handle).await {
+                Ok(manifest) => manifests.push(manifest),
+                Err(error) if error.code() == Code::SnapshotUnknown => {}
+                Err(error) => unreadable.push((handle, error)),
+            }
+        }
+        manifests.sort_by(|a, b| (a.origin.id, a.origin.created_ms, &a.handle).cmp(&(b.origin.id, b.origin.created_ms, &b.handle)));
+        Ok((manifests, unreadable))
+    }
+
     /// The manifests of all checkpoints, the oldest first. Those that cannot be read are left out, with a warning in the log.
     ///
     /// # Errors
     /// [`Code::SnapshotFailed`] if the store does not answer.
     pub async fn list(&self) -> Result<Vec<Manifest>> {
-        let mut manifests = Vec::new();
-        for handle in self.handles().await? {
-            match self.manifest(&handle).await {
-                Ok(manifest) => manifests.push(manifest),
-                Err(error) => tracing::warn!(handle, %error, "a checkpoint cannot be read"),
-            }
+        let (manifests, unreadable) = self.all().await?;
+        for (handle, error) in unreadable {
+            tracing::warn!(handle, %error, "a checkpoint cannot be read");
         }
-        manifests.sort_by(|a, b| (a.origin.id, a.origin.created_ms, &a.handle).cmp(&(b.origin.id, b.origin.created_ms, &b.handle)));
         Ok(manifests)
     }
 
@@ -155,8 +171,9 @@ impl Checkpoints {
             Err(error) => return Err(error),
         };
         self.store.delete(&path).await.map_err(|error| failed("delete", handle, &error))?;
-        let others = self.list().await?;
-        if others.len() < self.handles().await?.len() {
+        let (others, unreadable) = self.all().await?;
+        if let Some((other, error)) = unreadable.first() {
+            tracing::warn!(handle, other, %error, "the files of a checkpoint stay, because another one cannot be read");
             return Ok(());
         }
         let kept: HashSet<&String> = others.iter().flat_map(|manifest| &manifest.files).map(|file| &file.path).collect();
@@ -180,11 +197,10 @@ impl Checkpoints {
     /// # Errors
     /// [`Code::SnapshotFailed`] if the store refuses; and if a manifest cannot be read, since nobody knows then what it refers to.
     pub async fn sweep(&self, before_ms: i64) -> Result<usize> {
-        let manifests = self.handles().await?;
-        let readable = self.list().await?;
-        if readable.len() != manifests.len() {
-            return Err(Error::new(Code::SnapshotDamaged, "a manifest cannot be read, so nobody knows which files are still needed")
-                .hint("delete that checkpoint first"));
+        let (readable, unreadable) = self.all().await?;
+        if let Some((handle, error)) = unreadable.first() {
+            let message = format!("the manifest of `{handle}` cannot be read, so nobody knows which files are still needed");
+            return Err(Error::new(Code::SnapshotDamaged, message).hint("delete that checkpoint first").detail(error.report()));
         }
         let kept: HashSet<Path> = readable.iter().flat_map(|manifest| &manifest.files).map(|file| self.at(&file.path)).collect();
         let folder = self.at(DATA);
