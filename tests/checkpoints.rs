@@ -14,7 +14,9 @@ use std::{
 };
 use support::{
     Door, Rig, everywhere,
-    keyed::{STORES, Seen, Step, by_key, main_rows, open, per_key, restoring, rig_with_places, rows, run, sums, table, with},
+    keyed::{
+        STORES, Seen, Step, by_key, main_rows, open, per_key, restoring, rig_with_folders, rig_with_places, rows, run, sums, table, with,
+    },
 };
 
 /// Sends the steps and then a barrier; gives what came out before it, and the checkpoint. The session stays open.
@@ -65,7 +67,7 @@ fn after() -> Vec<Step> {
 #[test]
 fn what_was_checkpointed_is_restored() {
     everywhere(async |setup| {
-        let (rig, _) = rig_with_places(setup).await;
+        let rig = rig_with_places(setup).await;
         for store in STORES {
             let undisturbed = run(&rig, open(&rig, "Remind", with(store)).await, &[before(), after()].concat()).await.unwrap();
             let mut session = open(&rig, "Remind", with(store)).await;
@@ -85,7 +87,7 @@ fn what_was_checkpointed_is_restored() {
 #[test]
 fn timers_in_processing_time_wait_for_the_session_that_is_restored() {
     everywhere(async |setup| {
-        let (rig, _) = rig_with_places(setup).await;
+        let rig = rig_with_places(setup).await;
         for store in STORES {
             let options = KeyedOptions { host_clock: true, ..with(store) };
             let mut session = open(&rig, "Alarm", options).await;
@@ -105,7 +107,7 @@ fn timers_in_processing_time_wait_for_the_session_that_is_restored() {
 #[test]
 fn nothing_fires_across_a_barrier() {
     support::run(async {
-        let (rig, _) = rig_with_places(Door::Embedded).await;
+        let rig = rig_with_places(Door::Embedded).await;
         let mut session = open(&rig, "Ticker", with(Store::Memory)).await;
         let (input, output) = session.halves();
         input.send(rows(&(0..8).map(|key| (key, 0, 0)).collect::<Vec<_>>())).await.unwrap();
@@ -139,7 +141,7 @@ fn nothing_fires_across_a_barrier() {
 #[test]
 fn a_state_moves_from_one_kind_of_store_to_another() {
     support::run(async {
-        let (rig, _) = rig_with_places(Door::Embedded).await;
+        let rig = rig_with_places(Door::Embedded).await;
         let steps = before();
         let mut session = open(&rig, "Sum", with(Store::Memory)).await;
         let (_, checkpoint) = checkpointed(&mut session, 1, &steps).await;
@@ -171,7 +173,7 @@ fn of_groups(steps: &[Step], groups: &std::ops::RangeInclusive<u16>) -> Vec<Step
 #[test]
 fn operators_become_more_and_fewer() {
     support::run(async {
-        let (rig, _) = rig_with_places(Door::ConnectUnix).await;
+        let rig = rig_with_places(Door::ConnectUnix).await;
         let undisturbed =
             run(&rig, open(&rig, "Remind", by_key()).await, &[before(), after(), vec![Step::Rows(vec![(3, 1, 170)])]].concat())
                 .await
@@ -200,7 +202,7 @@ fn operators_become_more_and_fewer() {
 #[test]
 fn what_has_not_changed_is_not_written_again() {
     support::run(async {
-        let (rig, place) = rig_with_places(Door::Embedded).await;
+        let (rig, place) = rig_with_folders(Door::Embedded).await;
         for store in STORES {
             let mut session = open(&rig, "Sum", with(store)).await;
             let (_, first) = checkpointed(&mut session, 1, &before()).await;
@@ -229,7 +231,7 @@ fn what_has_not_changed_is_not_written_again() {
 #[test]
 fn the_checkpoint_after_a_discarded_one_is_whole() {
     support::run(async {
-        let (rig, _) = rig_with_places(Door::Embedded).await;
+        let rig = rig_with_places(Door::Embedded).await;
         let mut session = open(&rig, "Sum", by_key()).await;
         let (_, first) = checkpointed(&mut session, 1, &before()).await;
         session.halves().0.discard_checkpoint(first.handle).await.unwrap();
@@ -244,7 +246,7 @@ fn the_checkpoint_after_a_discarded_one_is_whole() {
 #[test]
 fn a_checkpoint_that_fails_ends_nothing() {
     support::run(async {
-        let (rig, place) = rig_with_places(Door::ConnectUnix).await;
+        let (rig, place) = rig_with_folders(Door::ConnectUnix).await;
         let mut session = open(&rig, "Sum", by_key()).await;
         let (_, first) = checkpointed(&mut session, 1, &before()).await;
         // Nothing can be made in a file.
@@ -268,7 +270,7 @@ fn a_checkpoint_that_fails_ends_nothing() {
 #[test]
 fn a_full_disk_ends_the_session_and_its_checkpoint_goes_on_when_there_is_room() {
     support::run(async {
-        let (roomy, place) = rig_with_places(Door::Embedded).await;
+        let (roomy, place) = rig_with_folders(Door::Embedded).await;
         let mut session = open(&roomy, "Sum", with(Store::Disk)).await;
         let (_, checkpoint) = checkpointed(&mut session, 1, &before()).await;
         drop(session);
@@ -327,7 +329,7 @@ fn a_bundle_waits_for_room_on_the_disk() {
 fn an_operator_may_have_one_key_group() {
     support::run(async {
         for door in [Door::Embedded, Door::ConnectUnix] {
-            let (rig, _) = rig_with_places(door).await;
+            let rig = rig_with_places(door).await;
             let of = |groups| KeyedOptions { key_groups: Some(groups), operator: "one".into(), attempt: 1, ..by_key() };
             let _first = open(&rig, "Sum", of(0..=0)).await;
             let others = open(&rig, "Sum", of(1..=127)).await;
@@ -354,7 +356,7 @@ fn without_a_place_a_barrier_saves_nothing_and_says_so() {
 #[test]
 fn what_cannot_be_restored_is_refused() {
     support::run(async {
-        let (rig, place) = rig_with_places(Door::ConnectUnix).await;
+        let (rig, place) = rig_with_folders(Door::ConnectUnix).await;
         let mut session = open(&rig, "Sum", by_key()).await;
         let (_, checkpoint) = checkpointed(&mut session, 1, &before()).await;
         drop(session);
@@ -393,7 +395,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 #[test]
 fn a_higher_attempt_fences_a_lower_one() {
     everywhere(async |setup| {
-        let (rig, _) = rig_with_places(setup).await;
+        let rig = rig_with_places(setup).await;
         let attempt = |attempt, key_groups| KeyedOptions { operator: "op-1".into(), attempt, key_groups, ..by_key() };
         let refused = async |options| support::keyed::keyed(&rig, "Sum", options).open().await.err().unwrap().code();
         let mut low = open(&rig, "Sum", attempt(1, Some(0..=63))).await;

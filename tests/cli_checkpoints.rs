@@ -340,6 +340,7 @@ fn options_that_make_no_sense_are_refused() {
         ("--output out.csv --restore latest".to_owned(), &["--checkpoint-dir"]),
         ("--output out.csv --state tape".to_owned(), &["`memory`, `disk` or `disk:PATH`"]),
         ("--output out.csv --max-parallelism 0".to_owned(), &["--max-parallelism"]),
+        ("--output out.csv --checkpoint-dir s3://bucket/run".to_owned(), &["--checkpoint-dir", "local folder", "state.checkpoints"]),
         (format!("--output out.csv --connect unix:no.sock {DURABLE}"), &["--checkpoint-dir", "state.checkpoints"]),
         ("--output out.csv --connect unix:no.sock --state disk:here".to_owned(), &["--state", "state.dir"]),
     ] {

@@ -6,6 +6,8 @@
 mod cli;
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -192,7 +194,7 @@ fn a_checkpoint_that_cannot_be_read_is_named() {
     place.fails("state show chk chk-nobody", 1, &["there is no checkpoint `chk-nobody`", "pillion state ls"]);
     place.fails("state show nowhere", 1, &["`nowhere` does not exist"]);
     assert!(!place.path("nowhere").exists(), "looking makes nothing");
-    place.fails("state show s3://bucket", 1, &["s3://"]);
+    place.fails("state show gs://bucket", 1, &["cannot go to `gs://`", "`s3://BUCKET/PREFIX`"]);
     fs::create_dir(place.path("empty")).unwrap();
     assert_eq!(place.ok("state ls empty").text(), "no checkpoints in `empty`\n");
     place.fails("state show empty", 1, &["there are no checkpoints in `empty`"]);
@@ -209,4 +211,35 @@ fn deleting_one_leaves_the_others_whole() {
     place.ok(&format!("state delete chk {second}"));
     assert_eq!(place.ok("state ls chk").text(), "no checkpoints in `chk`\n");
     place.fails("state delete chk", 2, &["HANDLE"]);
+}
+
+/// Bucket and prefix come from the URL, all else from the usual variables.
+#[test]
+fn a_bucket_is_asked_for_with_what_the_variables_say() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let store = std::thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        let lines = BufReader::new(&stream).lines().map(Result::unwrap);
+        let request: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+        let answer = "<ListBucketResult><KeyCount>0</KeyCount><IsTruncated>false</IsTruncated></ListBucketResult>";
+        write!(&stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{answer}", answer.len()).unwrap();
+        request
+    });
+    let place = Place::new();
+    let mut command = place.command("state ls s3://bucket/jobs/count");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("AWS_")) {
+        command.env_remove(name);
+    }
+    let variables = [("ENDPOINT_URL", endpoint.as_str()), ("ALLOW_HTTP", "true"), ("REGION", "eu-west-3")];
+    let credentials = [("ACCESS_KEY_ID", "who"), ("SECRET_ACCESS_KEY", "s3cret"), ("SESSION_TOKEN", "for-now")];
+    command.env("NO_PROXY", "127.0.0.1").envs(variables.iter().chain(&credentials).map(|(name, value)| (format!("AWS_{name}"), value)));
+    let output = command.output().unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(printed, "no checkpoints in `s3://bucket/jobs/count`\n", "{}", String::from_utf8_lossy(&output.stderr));
+    let request = store.join().unwrap().join("\n");
+    for part in ["GET /bucket?", "prefix=jobs%2Fcount%2F", "Credential=who/", "/eu-west-3/s3/aws4_request", "for-now"] {
+        assert!(request.contains(part), "no `{part}`: {request}");
+    }
+    assert!(!request.contains("s3cret"), "secrets sign requests, and do not stand in them");
 }

@@ -35,7 +35,7 @@ fn steps() -> Vec<Step> {
 fn results_are_those_of_an_engines_store() {
     everywhere(async |setup| {
         // Lists and maps are fetched in parts.
-        let (rig, _) = rig_with_places_and(setup, |config| config.limits.max_batch_bytes = 4 << 20).await;
+        let rig = rig_with_places_and(setup, |config| config.limits.max_batch_bytes = 4 << 20).await;
         let functions = ["Sum", "Histories", "Purge", "Split", "Remind", "Alarm", "Forget"].map(|name| ("stateful.py", name));
         let windows = ["tumbling", "sliding_rows", "sessions", "counted", "Inventory", "Remembered"].map(|name| ("windows.py", name));
         for (at, (file, name)) in functions.into_iter().chain(windows).enumerate() {

@@ -8,7 +8,7 @@ mod show;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use pillion::state::snapshot::{Checkpoints, Manifest};
+use pillion::state::snapshot::{self, Checkpoints, Manifest};
 use pillion::{Code, Error};
 
 use self::part::PartArgs;
@@ -20,7 +20,8 @@ const LATEST: &str = "latest";
 
 /// Look at checkpoints: list them, show or export what they hold, delete them.
 ///
-/// Works on the files alone: neither an engine nor the function is needed.
+/// Works on the files alone: neither an engine nor the function is needed. They are in a folder, or in an object store that speaks S3, whose region, endpoint and credentials stand in the
+/// usual variables (`AWS_REGION`, `AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID` and so on).
 #[derive(Debug, Args)]
 pub struct StateArgs {
     #[command(subcommand)]
@@ -29,12 +30,12 @@ pub struct StateArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List the checkpoints of a folder, the oldest first
+    /// List the checkpoints of a place, the oldest first
     ///
     /// Sizes count all files that a checkpoint refers to; `new` are those that it does not share with an earlier one. Exits with 1 if a checkpoint cannot be read, after those that can.
     Ls {
-        /// Folder with checkpoints
-        dir: PathBuf,
+        /// Where checkpoints are: a folder, or `s3://BUCKET/PREFIX`
+        place: PathBuf,
     },
     /// Show what a checkpoint is of and which cells it holds; with `--cell` or `--timers` the rows themselves
     Show(ShowArgs),
@@ -42,8 +43,8 @@ enum Command {
     Export(ExportArgs),
     /// Delete checkpoints, and the files that no other one refers to
     Delete {
-        /// Folder with checkpoints
-        dir: PathBuf,
+        /// Where checkpoints are: a folder, or `s3://BUCKET/PREFIX`
+        place: PathBuf,
 
         /// Names of checkpoints, as `pillion state ls` lists them
         #[arg(required = true)]
@@ -53,8 +54,8 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct ShowArgs {
-    /// Folder with checkpoints
-    dir: PathBuf,
+    /// Where checkpoints are: a folder, or `s3://BUCKET/PREFIX`
+    place: PathBuf,
 
     /// Name of a checkpoint, or `latest`, the one that was taken last
     #[arg(default_value = LATEST)]
@@ -70,8 +71,8 @@ struct ShowArgs {
 
 #[derive(Debug, Args)]
 struct ExportArgs {
-    /// Folder with checkpoints
-    dir: PathBuf,
+    /// Where checkpoints are: a folder, or `s3://BUCKET/PREFIX`
+    place: PathBuf,
 
     /// Name of a checkpoint, or `latest`, the one that was taken last
     #[arg(default_value = LATEST)]
@@ -88,22 +89,22 @@ struct ExportArgs {
 /// Runs the command; what it found goes to standard output.
 ///
 /// # Errors
-/// A folder without checkpoints, a checkpoint or cell that there is not, damaged or newer files.
+/// A place without checkpoints, a checkpoint or cell that there is not, damaged or newer files.
 pub async fn state(args: StateArgs) -> Result<(), Failure> {
     let mut signals = Signals::catch()?;
     let work = async {
         match args.command {
-            Command::Ls { dir } => list::list(&dir, &open(&dir)?).await,
+            Command::Ls { place } => list::list(&place, &open(&place)?).await,
             Command::Show(args) => {
-                let checkpoints = open(&args.dir)?;
-                let manifest = find(&args.dir, &checkpoints, &args.handle).await?;
+                let checkpoints = open(&args.place)?;
+                let manifest = find(&args.place, &checkpoints, &args.handle).await?;
                 match args.part.of(&manifest)? {
                     Some(part) => show::rows(&checkpoints, &part, args.limit).await,
                     None => show::manifest(&manifest),
                 }
             }
             Command::Export(args) => export::export(args).await,
-            Command::Delete { dir, handle } => delete(&open(&dir)?, &handle).await,
+            Command::Delete { place, handle } => delete(&open(&place)?, &handle).await,
         }
     };
     tokio::select! {
@@ -112,11 +113,11 @@ pub async fn state(args: StateArgs) -> Result<(), Failure> {
     }
 }
 
-/// The checkpoints of a folder. Looking at one that does not exist must not make it.
-fn open(dir: &Path) -> Result<Checkpoints, Failure> {
-    let text = dir.to_string_lossy();
-    let folder = text.strip_prefix("file://").map_or(dir, Path::new);
-    if !text.contains("://") || text.starts_with("file://") {
+/// The checkpoints of a place. Looking at a folder that does not exist must not make it.
+fn open(place: &Path) -> Result<Checkpoints, Failure> {
+    let text = place.to_string_lossy();
+    let parsed = snapshot::Place::parse(&text)?;
+    if let snapshot::Place::Folder(folder) = parsed {
         match std::fs::metadata(folder) {
             Ok(metadata) if metadata.is_dir() => {}
             Ok(_) => return Err(Failure::data(format!("`{text}` is no folder")).hint("name the folder in which checkpoints are kept")),
@@ -126,38 +127,23 @@ fn open(dir: &Path) -> Result<Checkpoints, Failure> {
             Err(error) => return Err(Failure::data(format!("the folder `{text}` cannot be read: {error}"))),
         }
     }
-    Ok(Checkpoints::open(&text)?)
+    Ok(parsed.open()?)
 }
 
 /// The manifest of a checkpoint, or of the latest one.
-async fn find(dir: &Path, checkpoints: &Checkpoints, handle: &str) -> Result<Manifest, Failure> {
+async fn find(place: &Path, checkpoints: &Checkpoints, handle: &str) -> Result<Manifest, Failure> {
     if handle != LATEST {
         return Ok(checkpoints.manifest(handle).await?);
     }
-    let (readable, unreadable) = all(checkpoints).await?;
+    let (readable, unreadable) = checkpoints.all().await?;
     let latest = readable.into_iter().next_back();
     // Of one that cannot be read only the name says how late it is.
     let later = unreadable.into_iter().rfind(|(handle, _)| latest.as_ref().is_none_or(|latest| *handle > latest.handle));
     match (latest, later) {
         (_, Some((_, error))) => Err(error.into()),
         (Some(latest), None) => Ok(latest),
-        (None, None) => Err(Error::new(Code::SnapshotUnknown, format!("there are no checkpoints in `{}`", dir.display())).into()),
+        (None, None) => Err(Error::new(Code::SnapshotUnknown, format!("there are no checkpoints in `{}`", place.display())).into()),
     }
-}
-
-type Unreadable = Vec<(String, Error)>;
-
-/// All checkpoints in the order in which they were taken, and those that cannot be read.
-async fn all(checkpoints: &Checkpoints) -> Result<(Vec<Manifest>, Unreadable), Failure> {
-    let (mut readable, mut unreadable) = (Vec::new(), Vec::new());
-    for handle in checkpoints.handles().await? {
-        match checkpoints.manifest(&handle).await {
-            Ok(manifest) => readable.push(manifest),
-            Err(error) => unreadable.push((handle, error)),
-        }
-    }
-    readable.sort_by_key(|manifest| (manifest.origin.id, manifest.origin.created_ms));
-    Ok((readable, unreadable))
 }
 
 async fn delete(checkpoints: &Checkpoints, handles: &[String]) -> Result<(), Failure> {

@@ -17,7 +17,7 @@ fn problem(file: &str, variables: &[(&str, &str)], flags: &Flags) -> (String, St
     let error = from(file, variables, flags).unwrap_err();
     assert_eq!(error.code(), Code::ConfigInvalid);
     let message = match error.message().split_once(" in `") {
-        Some((before, after)) => format!("{before} in `{}", after.rsplit_once('/').map_or(after, |(_, name)| name)),
+        Some((before, after)) => format!("{before} in `{}", after.find("pillion.toml").map_or(after, |at| &after[at..])),
         None => error.message().to_owned(),
     };
     (message, error.hint_text().unwrap_or_default().to_owned())
@@ -123,6 +123,8 @@ fn wrong_values_are_refused_with_their_source() {
             "`environments.a.variables` in `pillion.toml`: in thread mode",
         ),
         ("[environments.ml]\nstart = \"thread\"", "`environments.ml.start` in `pillion.toml`"),
+        ("[state]\ncheckpoints = \"gs://bucket\"", "`state.checkpoints` in `pillion.toml`: checkpoints cannot go to `gs://`"),
+        ("[state]\ncheckpoints = \"s3:///x\"", "`state.checkpoints` in `pillion.toml`: a place for checkpoints in S3 is not"),
         ("cache_dir = \"relative\"", "`cache_dir` in `pillion.toml`: `relative` is not an absolute path"),
     ];
     for (file, expected) in cases {

@@ -1,7 +1,8 @@
 //! `[state]`: where keyed sessions keep their state and their checkpoints.
 
 use super::{places, units};
-use serde::{Deserialize, Serialize};
+use crate::state::snapshot::Place;
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use std::{path::PathBuf, time::Duration};
 
 /// `[state]`: stores and checkpoints of keyed sessions.
@@ -11,8 +12,9 @@ pub struct StateConfig {
     /// Folder of the `disk` stores. Each session has a folder of its own in it, which goes with the session; what a dead process left is deleted by the next. Default: `state` in
     /// the default `cache_dir`.
     pub dir: PathBuf,
-    /// Where checkpoints go: a folder, or a URL `file:///...`; to be restored elsewhere it must be one that every node mounts. Default: none, and a barrier saves nothing.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Where checkpoints go: a folder, a URL `file:///...`, or `s3://BUCKET/PREFIX` with region, endpoint and credentials in the usual `AWS_` variables. To be restored elsewhere they must
+    /// be where every node reaches them. Default: none, and a barrier saves nothing.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "place")]
     pub checkpoints: Option<String>,
     /// Memory of one `disk` store for the values that were read or written last. Default 256MiB.
     #[serde(with = "units::size")]
@@ -35,4 +37,11 @@ impl Default for StateConfig {
             full_wait: Duration::from_secs(60),
         }
     }
+}
+
+/// Refuses what no session could open.
+fn place<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let place = Option::<String>::deserialize(deserializer)?;
+    let refused = place.as_deref().and_then(|place| Place::parse(place).err());
+    refused.map_or(Ok(place), |error| Err(D::Error::custom(format!("{}; {}", error.message(), error.hint_text().unwrap_or_default()))))
 }

@@ -176,18 +176,28 @@ pub fn sums(steps: &[Step]) -> BTreeMap<i64, Vec<Vec<i64>>> {
 /// All stores.
 pub const STORES: [Store; 2] = [Store::Memory, Store::Disk];
 
-/// An engine with a place for stores and checkpoints.
-pub async fn rig_with_places(setup: impl Into<Setup>) -> (Rig, PathBuf) {
+/// An engine with a place for stores and checkpoints. The variable `PILLION_TEST_CHECKPOINTS` moves checkpoints to another one: a folder, or `s3://BUCKET/PREFIX` with what the `AWS_` variables say.
+pub async fn rig_with_places(setup: impl Into<Setup>) -> Rig {
     rig_with_places_and(setup, |_| {}).await
 }
 
-pub async fn rig_with_places_and(setup: impl Into<Setup>, change: impl FnOnce(&mut Config)) -> (Rig, PathBuf) {
+/// The same with another configuration.
+pub async fn rig_with_places_and(setup: impl Into<Setup>, change: impl FnOnce(&mut Config)) -> Rig {
+    rig_with(setup, std::env::var("PILLION_TEST_CHECKPOINTS").ok(), change).await.0
+}
+
+/// The same with checkpoints in a folder, for tests that look into it.
+pub async fn rig_with_folders(setup: impl Into<Setup>) -> (Rig, PathBuf) {
+    rig_with(setup, None, |_| {}).await
+}
+
+async fn rig_with(setup: impl Into<Setup>, elsewhere: Option<String>, change: impl FnOnce(&mut Config)) -> (Rig, PathBuf) {
     let mut place = PathBuf::new();
     let rig = Rig::with(setup, |config| {
         let folder = config.runtime_dir.parent().unwrap();
         place = folder.join("checkpoints");
         config.state.dir = folder.join("state");
-        config.state.checkpoints = Some(place.display().to_string());
+        config.state.checkpoints = Some(elsewhere.unwrap_or_else(|| place.display().to_string()));
         change(config);
     })
     .await;

@@ -28,8 +28,8 @@ pub struct DurableArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     max_parallelism: Option<u16>,
 
-    /// Take checkpoints into this folder. The output becomes a folder of parts, which are committed together with their checkpoint and the position in the input
-    #[arg(long, value_name = "DIR")]
+    /// Take checkpoints into this folder of this machine. The output becomes a folder of parts, which are committed together with their checkpoint and the position in the input
+    #[arg(long, value_name = "DIR", value_parser = folder)]
     checkpoint_dir: Option<PathBuf>,
 
     /// Time between two checkpoints; `0s` takes one as soon as the one before is over
@@ -58,6 +58,16 @@ impl StateStore {
             _ => Err("write `memory`, `disk` or `disk:PATH`".to_owned()),
         }
     }
+}
+
+/// The folder of a run, which holds a lock and its record of commits beside the checkpoints.
+fn folder(text: &str) -> Result<PathBuf, String> {
+    if text.contains("://") {
+        return Err("a run keeps its record of commits beside its checkpoints, so it needs the path of a local folder; \
+            URLs such as `s3://...` are for `state.checkpoints` of hosts that keep their own record"
+            .to_owned());
+    }
+    Ok(PathBuf::from(text))
 }
 
 impl DurableArgs {

@@ -7,8 +7,8 @@ use crate::cli::progress::{count, say};
 
 /// Writes all rows of a part.
 pub async fn export(args: ExportArgs) -> Result<(), Failure> {
-    let checkpoints = open(&args.dir)?;
-    let manifest = find(&args.dir, &checkpoints, &args.handle).await?;
+    let checkpoints = open(&args.place)?;
+    let manifest = find(&args.place, &checkpoints, &args.handle).await?;
     let Some(part) = args.part.of(&manifest)? else {
         return Err(Failure::usage("nothing is named to export")
             .hint("name a cell with `--cell NAME`, or `--timers`; `pillion state show` lists them"));

@@ -9,10 +9,10 @@ use crate::cli::progress::{count, size};
 use crate::cli::table::{print, text_table};
 
 /// Lists what can be read, and then says what cannot.
-pub async fn list(dir: &Path, checkpoints: &Checkpoints) -> Result<(), Failure> {
-    let (readable, unreadable) = super::all(checkpoints).await?;
+pub async fn list(place: &Path, checkpoints: &Checkpoints) -> Result<(), Failure> {
+    let (readable, unreadable) = checkpoints.all().await?;
     if readable.is_empty() && unreadable.is_empty() {
-        return print(&format!("no checkpoints in `{}`", dir.display()));
+        return print(&format!("no checkpoints in `{}`", place.display()));
     }
     if !readable.is_empty() {
         let rows: Vec<_> = readable.iter().map(row).collect();
@@ -25,7 +25,7 @@ pub async fn list(dir: &Path, checkpoints: &Checkpoints) -> Result<(), Failure> 
     };
     let failure = Failure::data(format!("{error}{more}"));
     Err(failure
-        .hint(error.hint_text().map_or_else(|| format!("`pillion state delete {} {handle}` removes it", dir.display()), str::to_owned)))
+        .hint(error.hint_text().map_or_else(|| format!("`pillion state delete {} {handle}` removes it", place.display()), str::to_owned)))
 }
 
 fn row(manifest: &Manifest) -> [String; 8] {

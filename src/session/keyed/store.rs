@@ -124,7 +124,7 @@ pub(super) async fn restore(
 /// There is no place for checkpoints.
 pub(super) fn nowhere() -> Error {
     Error::new(Code::OptionsInvalid, "the engine has no place for checkpoints")
-        .hint("set `state.checkpoints` to a folder that every node mounts")
+        .hint("set `state.checkpoints` to a folder that every node mounts, or to `s3://BUCKET/PREFIX`")
 }
 
 /// The key groups of a session, and with broadcast cells what holds for all.

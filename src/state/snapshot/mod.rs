@@ -3,7 +3,12 @@
 //! A checkpoint appears with its manifest, which is written last and at once: whoever dies before leaves files that nobody refers to ([`Checkpoints::sweep`]). Files never change; a
 //! later checkpoint refers to those of an earlier one whose key groups saw no commit in between.
 
+#[cfg(test)]
+mod fixture;
 pub mod manifest;
+mod place;
+#[cfg(test)]
+mod place_tests;
 mod restore;
 pub mod table;
 #[cfg(test)]
@@ -11,17 +16,21 @@ mod tests;
 mod write;
 
 pub use manifest::{FileEntry, Manifest, Origin};
+pub use place::Place;
 pub use restore::{Migrate, Restore, Restored};
 pub use write::{Base, Take};
 
 use crate::error::{Code, Error, Result};
 use bytes::Bytes;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, local::LocalFileSystem, path::Path};
+use object_store::{ObjectStore, ObjectStoreExt, PutPayload, path::Path};
 use std::{collections::HashSet, sync::Arc};
 use tokio_stream::StreamExt;
 
 /// Folder of the files with rows, beside the manifests.
 const DATA: &str = "data";
+
+/// Names of checkpoints that cannot be read, each with the reason.
+pub type Unreadable = Vec<(String, Error)>;
 
 /// A place with checkpoints.
 #[derive(Clone, Debug)]
@@ -31,26 +40,12 @@ pub struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// The checkpoints in a folder, which is made if need be: a path, or a URL `file:///...`.
+    /// The checkpoints in a folder, which is made if need be, or in a bucket: what [`Place::parse`] reads. Credentials, region and endpoint of a bucket come from the `AWS_` variables.
     ///
     /// # Errors
-    /// [`Code::SnapshotFailed`] if the folder cannot be used, [`Code::Unsupported`] for URLs of other schemes.
+    /// As [`Place::parse`] and [`Place::open`].
     pub fn open(place: &str) -> Result<Self> {
-        let folder = match place.split_once("://") {
-            None => place,
-            Some(("file", path)) => path,
-            Some((scheme, _)) => {
-                return Err(Error::new(Code::Unsupported, format!("checkpoints cannot go to `{scheme}://`"))
-                    .hint("use a folder that every node mounts; a Rust host can give any object store to `Checkpoints::with_store`"));
-            }
-        };
-        let failed = |error: String| {
-            Error::new(Code::SnapshotFailed, format!("cannot keep checkpoints in `{folder}`: {error}"))
-                .hint("name a folder that exists or can be made, and can be written")
-        };
-        std::fs::create_dir_all(folder).map_err(|error| failed(error.to_string()))?;
-        let store = LocalFileSystem::new_with_prefix(folder).map_err(|error| failed(error.to_string()))?;
-        Ok(Checkpoints::with_store(Arc::new(store.with_fsync(true)), Path::default()))
+        Place::parse(place)?.open()
     }
 
     /// The checkpoints under a path of an object store.
@@ -113,9 +108,10 @@ impl Checkpoints {
         restore::tables(self.file(file).await?, file)
     }
 
+    /// Puts an object, which is there whole or not at all. Its name is nobody else's, so all that could be replaced is what an earlier try left whose answer was lost: to refuse that, as a
+    /// conditional put would (which not every store has), would be a failure for nothing.
     async fn put(&self, path: &Path, bytes: Bytes) -> Result<()> {
-        let options = PutOptions::from(PutMode::Create);
-        let put = self.store.put_opts(path, PutPayload::from_bytes(bytes), options).await;
+        let put = self.store.put(path, PutPayload::from_bytes(bytes)).await;
         put.map(drop).map_err(|error| failed("write", path.as_ref(), &error))
     }
 
@@ -125,11 +121,28 @@ impl Checkpoints {
     /// [`Code::SnapshotFailed`] if the store does not answer.
     pub async fn handles(&self) -> Result<Vec<String>> {
         let prefix = (!self.root.is_root()).then_some(&self.root);
-        let found = self.store.list_with_delimiter(prefix).await.map_err(|error| failed("list", self.root.as_ref(), &error))?;
+        let found = self.store.list_with_delimiter(prefix).await.map_err(|error| failed("list", "*.json", &error))?;
         let names = found.objects.iter().filter_map(|object| object.location.filename()?.strip_suffix(".json").map(str::to_owned));
         let mut names: Vec<String> = names.collect();
         names.sort();
         Ok(names)
+    }
+
+    /// The manifests of all checkpoints, the oldest first, and by name those that cannot be read. One that is deleted meanwhile is neither.
+    ///
+    /// # Errors
+    /// [`Code::SnapshotFailed`] if the store does not answer.
+    pub async fn all(&self) -> Result<(Vec<Manifest>, Unreadable)> {
+        let (mut manifests, mut unreadable) = (Vec::new(), Vec::new());
+        for handle in self.handles().await? {
+            match self.manifest(&handle).await {
+                Ok(manifest) => manifests.push(manifest),
+                Err(error) if error.code() == Code::SnapshotUnknown => {}
+                Err(error) => unreadable.push((handle, error)),
+            }
+        }
+        manifests.sort_by(|a, b| (a.origin.id, a.origin.created_ms, &a.handle).cmp(&(b.origin.id, b.origin.created_ms, &b.handle)));
+        Ok((manifests, unreadable))
     }
 
     /// The manifests of all checkpoints, the oldest first. Those that cannot be read are left out, with a warning in the log.
@@ -137,14 +150,10 @@ impl Checkpoints {
     /// # Errors
     /// [`Code::SnapshotFailed`] if the store does not answer.
     pub async fn list(&self) -> Result<Vec<Manifest>> {
-        let mut manifests = Vec::new();
-        for handle in self.handles().await? {
-            match self.manifest(&handle).await {
-                Ok(manifest) => manifests.push(manifest),
-                Err(error) => tracing::warn!(handle, %error, "a checkpoint cannot be read"),
-            }
+        let (manifests, unreadable) = self.all().await?;
+        for (handle, error) in unreadable {
+            tracing::warn!(handle, %error, "a checkpoint cannot be read");
         }
-        manifests.sort_by(|a, b| (a.origin.id, a.origin.created_ms, &a.handle).cmp(&(b.origin.id, b.origin.created_ms, &b.handle)));
         Ok(manifests)
     }
 
@@ -162,22 +171,25 @@ impl Checkpoints {
             Err(error) => return Err(error),
         };
         self.store.delete(&path).await.map_err(|error| failed("delete", handle, &error))?;
-        let others = self.list().await?;
-        if others.len() < self.handles().await?.len() {
+        let (others, unreadable) = self.all().await?;
+        if let Some((other, error)) = unreadable.first() {
+            tracing::warn!(handle, other, %error, "the files of a checkpoint stay, because another one cannot be read");
             return Ok(());
         }
         let kept: HashSet<&String> = others.iter().flat_map(|manifest| &manifest.files).map(|file| &file.path).collect();
-        for file in files.iter().filter(|file| !kept.contains(&file.path)) {
-            self.remove(&self.at(&file.path)).await?;
-        }
-        Ok(())
+        self.remove(files.iter().filter(|file| !kept.contains(&file.path)).map(|file| self.at(&file.path)).collect()).await
     }
 
-    async fn remove(&self, path: &Path) -> Result<()> {
-        match self.store.delete(path).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(failed("delete", path.as_ref(), &error)),
+    /// Removes objects that may be gone already; object stores take a thousand in one request.
+    async fn remove(&self, paths: Vec<Path>) -> Result<()> {
+        let mut removed = self.store.delete_stream(Box::pin(tokio_stream::iter(paths.into_iter().map(Ok))));
+        while let Some(outcome) = removed.next().await {
+            match outcome {
+                Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(failed("delete", DATA, &error)),
+            }
         }
+        Ok(())
     }
 
     /// Deletes files that no checkpoint refers to and that were written before `before_ms`: what died while it wrote left them. How many.
@@ -185,11 +197,10 @@ impl Checkpoints {
     /// # Errors
     /// [`Code::SnapshotFailed`] if the store refuses; and if a manifest cannot be read, since nobody knows then what it refers to.
     pub async fn sweep(&self, before_ms: i64) -> Result<usize> {
-        let manifests = self.handles().await?;
-        let readable = self.list().await?;
-        if readable.len() != manifests.len() {
-            return Err(Error::new(Code::SnapshotDamaged, "a manifest cannot be read, so nobody knows which files are still needed")
-                .hint("delete that checkpoint first"));
+        let (readable, unreadable) = self.all().await?;
+        if let Some((handle, error)) = unreadable.first() {
+            let message = format!("the manifest of `{handle}` cannot be read, so nobody knows which files are still needed");
+            return Err(Error::new(Code::SnapshotDamaged, message).hint("delete that checkpoint first").detail(error.report()));
         }
         let kept: HashSet<Path> = readable.iter().flat_map(|manifest| &manifest.files).map(|file| self.at(&file.path)).collect();
         let folder = self.at(DATA);
@@ -201,20 +212,24 @@ impl Checkpoints {
                 stale.push(object.location);
             }
         }
-        for path in &stale {
-            self.remove(path).await?;
-        }
-        Ok(stale.len())
+        let count = stale.len();
+        self.remove(stale).await?;
+        Ok(count)
     }
 }
 
 fn unknown(handle: &str) -> Error {
     Error::new(Code::SnapshotUnknown, format!("there is no checkpoint `{handle}`"))
-        .hint("`pillion state ls` lists the checkpoints of a folder")
+        .hint("`pillion state ls` lists the checkpoints that there are")
 }
 
 fn failed(what: &str, path: &str, error: &object_store::Error) -> Error {
-    Error::new(Code::SnapshotFailed, format!("cannot {what} `{path}`: {error}"))
-        .hint("check that the place for checkpoints can be reached, is writable and has room")
-        .retryable()
+    use object_store::Error::{Generic, PermissionDenied, Unauthenticated};
+    let hint = match error {
+        PermissionDenied { .. } | Unauthenticated { .. } | Generic { store: "S3", .. } => {
+            "check region, endpoint and credentials in the `AWS_` variables, and what these may do with the bucket"
+        }
+        _ => "check that the place for checkpoints can be reached, is writable and has room",
+    };
+    Error::new(Code::SnapshotFailed, format!("cannot {what} `{path}`: {error}")).hint(hint).retryable()
 }
