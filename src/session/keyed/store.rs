@@ -108,7 +108,6 @@ pub(super) async fn restore(
         max_parallelism: columns.max_parallelism(),
         keys: columns.encoder().clone(),
         now_ms,
-        migrate: None,
     };
     let restored = place.restore(restore, store.clone()).await?;
     tracing::info!(

@@ -11,7 +11,7 @@ mod tests;
 mod write;
 
 pub use manifest::{FileEntry, Manifest, Origin};
-pub use restore::{Migrate, Restore, Restored};
+pub use restore::{Restore, Restored};
 pub use write::{Base, Take};
 
 use crate::error::{Code, Error, Result};
