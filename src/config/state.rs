@@ -14,6 +14,10 @@ pub struct StateConfig {
     /// Where checkpoints go: a folder, or a URL `file:///...`; to be restored elsewhere it must be one that every node mounts. Default: none, and a barrier saves nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoints: Option<String>,
+    /// Memory that the state and the timers of one session in the `memory` store may take. A bundle, or a checkpoint that is restored, that would need more is refused with
+    /// `state_full`. Default none.
+    #[serde(with = "units::size_or_none")]
+    pub memory_bytes: Option<u64>,
     /// Memory of one `disk` store for the values that were read or written last. Default 256MiB.
     #[serde(with = "units::size")]
     pub disk_cache_bytes: u64,
@@ -27,6 +31,7 @@ impl Default for StateConfig {
         Self {
             dir: places::default_cache_dir().join("state"),
             checkpoints: None,
+            memory_bytes: None,
             disk_cache_bytes: 256 << 20,
             disk_reserve_bytes: 256 << 20,
         }
