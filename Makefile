@@ -14,7 +14,7 @@ LIBRARY := target/release/libpillion_worker.so
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help build extension demo test test-rust test-python lint lint-rust lint-python bench bench-all bench-cpu bench-peers
+.PHONY: help build extension demo test test-long test-rust test-python lint lint-rust lint-python bench bench-all bench-cpu bench-peers
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ test-rust: build
 
 test-python: build
 	$(PYTHON) worker-py/tests/matrix.py
+
+test-long: build ## Random programs with kills, and runs that are killed, at 40 times the size of `make test`
+	PILLION_TEST_CASES=1000 PILLION_TEST_KILLS=200 $(CARGO) test --release --locked --workspace --test exactly_once --test keyed --test cli_checkpoints -- results_are sums_are that_is_killed
 
 lint: lint-rust lint-python ## Formatting, lints and types; warnings are errors
 

@@ -64,7 +64,7 @@ fn put(store: &dyn StateBackend, seq: u64, addresses: &Arc<Addresses>, values: B
     let rows = addresses.len();
     let writes = Writes { cell: 0, at: (0..rows as u32).collect(), ops: vec![Op::Put; rows], map_keys: None, values };
     let commit = Commit { seq, addresses: Arc::clone(addresses), writes: vec![writes], timers: TimerWrites::default(), now_ms: 0 };
-    store.apply(commit).now_or_never().unwrap().unwrap();
+    store.apply(&commit).now_or_never().unwrap().unwrap();
 }
 
 fn longs(rows: usize) -> BinaryArray {
@@ -153,7 +153,7 @@ fn set_timers(store: &dyn StateBackend, addresses: &Arc<Addresses>, from: usize)
     for row in 0..addresses.len() {
         timers.push(row as u32, Domain::EventTime, TimerOp::Set, ((from + row) * 7919 % 1_000_003) as i64).unwrap();
     }
-    store.apply(Commit { seq: 1, addresses: Arc::clone(addresses), writes: vec![], timers, now_ms: 0 }).now_or_never().unwrap().unwrap();
+    store.apply(&Commit { seq: 1, addresses: Arc::clone(addresses), writes: vec![], timers, now_ms: 0 }).now_or_never().unwrap().unwrap();
 }
 
 /// Fires all timers in bundles: what is due, then the commit that deletes it.
@@ -181,7 +181,7 @@ fn fire_all(store: &dyn StateBackend) -> usize {
             timestamps: due.timestamps,
         };
         let addresses = Arc::new(Addresses::new(due.groups, due.keys, Some(due.namespaces)).unwrap());
-        store.apply(Commit { seq: 1, addresses, writes: vec![], timers, now_ms: 0 }).now_or_never().unwrap().unwrap();
+        store.apply(&Commit { seq: 1, addresses, writes: vec![], timers, now_ms: 0 }).now_or_never().unwrap().unwrap();
     }
 }
 

@@ -20,6 +20,8 @@ pub mod config;
 pub mod engine;
 pub mod environment;
 pub mod error;
+#[doc(hidden)]
+pub mod fault;
 pub mod host;
 pub mod metrics;
 pub mod pool;

@@ -10,6 +10,7 @@ use pillion::{
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 use support::{
     Door, Rig, everywhere,
@@ -276,6 +277,7 @@ fn a_full_disk_ends_the_session_and_its_checkpoint_goes_on_when_there_is_room() 
             config.state.checkpoints = Some(place.display().to_string());
             // More than any disk has.
             config.state.disk_reserve_bytes = 1 << 60;
+            config.state.full_wait = Duration::from_millis(50);
         })
         .await;
         let refused = support::keyed::keyed(&full, "Sum", restoring(Store::Disk, &[&checkpoint.handle])).open().await.err().unwrap();
@@ -289,6 +291,50 @@ fn a_full_disk_ends_the_session_and_its_checkpoint_goes_on_when_there_is_room() 
         let expected = sums(&[before(), before()].concat());
         assert!(per_key(&main_rows(&seen)).iter().all(|(key, sums)| *sums == expected[key][4..]));
         roomy.end().await;
+    });
+}
+
+/// A real file takes the room of the file system, and gives it back.
+#[test]
+fn a_bundle_waits_for_room_on_the_disk() {
+    support::run(async {
+        let mut room = 0;
+        let rig = Rig::with(Door::ConnectUnix, |config| {
+            config.state.dir = config.runtime_dir.with_file_name("state");
+            let disk = rustix::fs::statvfs(config.runtime_dir.parent().unwrap()).unwrap();
+            room = disk.f_bavail * disk.f_frsize;
+            config.state.disk_reserve_bytes = room - room / 4;
+            config.state.full_wait = Duration::from_secs(60);
+        })
+        .await;
+        let mut session = open(&rig, "Sum", with(Store::Disk)).await;
+        let (input, output) = session.halves();
+        input.send(rows(&[(1, 1, 0)])).await.unwrap();
+        assert_eq!(table(&output.recv().await.unwrap().unwrap().batch), [[1, 1]]);
+        let file = tempfile::NamedTempFile::new_in(rig.folder()).unwrap();
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, room / 2).unwrap();
+        input.send(rows(&[(1, 2, 0)])).await.unwrap();
+        let waits = tokio::time::timeout(Duration::from_millis(300), output.recv()).await;
+        assert!(waits.is_err(), "a bundle was committed that has no room: {waits:?}");
+        drop(file);
+        assert_eq!(table(&output.recv().await.unwrap().unwrap().batch), [[1, 3]]);
+        drop(session);
+        rig.end().await;
+    });
+}
+
+#[test]
+fn an_operator_may_have_one_key_group() {
+    support::run(async {
+        for door in [Door::Embedded, Door::ConnectUnix] {
+            let (rig, _) = rig_with_places(door).await;
+            let of = |groups| KeyedOptions { key_groups: Some(groups), operator: "one".into(), attempt: 1, ..by_key() };
+            let _first = open(&rig, "Sum", of(0..=0)).await;
+            let others = open(&rig, "Sum", of(1..=127)).await;
+            let error = run(&rig, others, &[Step::Rows((0..2000).map(|key| (key, 1, 0)).collect())]).await.unwrap_err();
+            assert_eq!(error.code(), Code::ProtocolViolation, "a row of group 0 is not its own: {error:?}");
+            rig.end().await;
+        }
     });
 }
 

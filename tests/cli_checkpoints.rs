@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use arrow_array::{ArrayRef, Int64Array, RecordBatch};
 use arrow_ipc::writer::StreamWriter;
 use cli::Place;
+use pillion::fault::{self, Point};
 
 /// State, timers, the watermark and a side output. `Stops` raises at the value 13 when a checkpoint has been committed, unless the file `go` is there.
 const FUNCTIONS: &str = r#"
@@ -188,6 +189,29 @@ fn a_run_that_is_killed_and_restored_leaves_what_an_undisturbed_one_does() {
     let again = place.ok(&line("Tally", &format!("--restore latest {DURABLE}")));
     assert!(again.err.contains("the run had finished") && again.err.contains("6,000"), "{}", again.err);
     assert_eq!(by_key(parts(&place.path("out.csv"))), expected[0]);
+}
+
+/// The engine dies at each step of a bundle and of a checkpoint, early and late. At the end of the input all timers that are left fire, and give what the state says.
+#[test]
+fn a_run_that_dies_at_any_step_leaves_what_an_undisturbed_one_does() {
+    let undisturbed = place(2_000);
+    undisturbed.ok(&line("Tally", &format!("--quiet {DURABLE}")));
+    let outputs = |place: &Place| [by_key(parts(&place.path("out.csv"))), by_key(parts(&place.path("large.csv")))];
+    let expected = outputs(&undisturbed);
+    for state in ["memory", "disk:store"] {
+        for point in Point::ALL {
+            let place = place(2_000);
+            let mut killed = 0;
+            for times in [1, 4] {
+                let mut run = place.command(&line("Tally", &format!("--quiet --restore latest --state {state} {DURABLE}")));
+                let status = run.env(fault::VARIABLE, format!("{}:{times}", point.name())).status().unwrap();
+                killed += usize::from(!status.success());
+            }
+            place.ok(&line("Tally", &format!("--quiet --restore latest --state {state} {DURABLE}")));
+            assert!(killed > 0, "{point:?} was not reached with {state}");
+            assert_eq!(outputs(&place), expected, "{point:?}, {state}");
+        }
+    }
 }
 
 #[test]

@@ -68,7 +68,7 @@ fn checkpoints(folder: &str) -> Vec<Manifest> {
         let checkpoints = Checkpoints::open(folder).unwrap();
         let (mut base, mut all) = (Base::default(), Vec::new());
         for (id, commit) in [(1, first), (2, second)] {
-            store.apply(commit).await.unwrap();
+            store.apply(&commit).await.unwrap();
             let groups: Vec<u16> = (0..GROUPS).collect();
             let view = store.view(&groups, 1_600_000_000_000).unwrap();
             let origin = Origin {

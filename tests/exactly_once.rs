@@ -1,14 +1,22 @@
-//! Results of a keyed job are given out exactly once, whatever happens to its workers and sessions: random programs beside an undisturbed run.
+//! Results of a keyed job are given out exactly once, whatever happens to its workers and sessions: random programs of reads, writes and timers beside a simple model.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
 
 mod support;
 
-use pillion::{Event, Session, Store, state::host::Maps};
+use pillion::{
+    Event, Pillion, Result, Session, Store,
+    state::host::{HostCommit, HostDue, HostGet, HostPage, HostRows, HostTimers, Maps, StateHost},
+    worker::BoxFuture,
+};
 use proptest::prelude::*;
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 use support::{
     Door, Rig,
-    keyed::{Step, by_key, keyed, kill_workers, main_rows, open, per_key, restoring, rig_with_places, rows, run, table, with},
+    keyed::{Step, by_key, keyed_in, kill_workers, per_key, restoring, rig_with_places, rows, table},
+    model::{Model, OPERATIONS, READS},
 };
 
 /// What happens to a session and to the job that it belongs to.
@@ -21,8 +29,11 @@ enum Fate {
     Fail,
 }
 
+/// Keys are few, so that each has a history.
+const KEYS: i64 = 6;
+
 fn fates() -> impl Strategy<Value = Vec<Fate>> {
-    let row = (0..6i64, 0..100i64, 0..60i64);
+    let row = (0..KEYS, 0..OPERATIONS, 0..100i64).prop_map(|(key, what, argument)| (key, what * 1000 + argument, 0));
     let fate = prop_oneof![
         6 => proptest::collection::vec(row, 1..12).prop_map(|rows| Fate::Step(Step::Rows(rows))),
         // Always an advance: a session that goes on from a checkpoint has forgotten its watermark, so an equal one would be an advance to it only.
@@ -51,24 +62,64 @@ enum Checkpoint {
 
 impl Checkpoint {
     /// A session that goes on from it; with the host that keeps its state.
-    async fn open(&self, rig: &Rig) -> (Session, Option<Arc<Maps>>) {
+    async fn open(&self, rig: &Rig) -> (Session, Option<Arc<Keeper>>) {
+        let builder = |options| keyed_in("programs.py", rig, "Program", options);
         match self {
             Checkpoint::Engine(store, handle) => {
                 let handles: Vec<&str> = handle.as_deref().into_iter().collect();
-                (open(rig, "Remind", restoring(*store, &handles)).await, None)
+                (builder(restoring(*store, &handles)).open().await.unwrap(), None)
             }
             Checkpoint::Host(maps) => {
-                let maps = Arc::new(maps.checkpoint());
-                (keyed(rig, "Remind", by_key()).state_host(maps.clone()).open().await.unwrap(), Some(maps))
+                let keeper = Arc::new(Keeper { maps: maps.checkpoint(), pillion: rig.pillion.clone(), asked: AtomicU64::new(0) });
+                (builder(by_key()).state_host(keeper.clone()).open().await.unwrap(), Some(keeper))
             }
         }
+    }
+}
+
+/// Keeps the state, and kills all workers at some of the steps of a bundle that it sees: before its state is read, and when its effects are there and not committed.
+struct Keeper {
+    maps: Maps,
+    pillion: Pillion,
+    asked: AtomicU64,
+}
+
+impl Keeper {
+    async fn step(&self) {
+        if self.asked.fetch_add(1, Ordering::Relaxed) % 7 == 6 {
+            kill_workers(&self.pillion).await;
+        }
+    }
+}
+
+impl StateHost for Keeper {
+    fn get<'a>(&'a self, request: &'a HostGet) -> BoxFuture<'a, Result<HostRows>> {
+        Box::pin(async {
+            self.step().await;
+            self.maps.get(request).await
+        })
+    }
+
+    fn page<'a>(&'a self, request: &'a HostPage) -> BoxFuture<'a, Result<HostRows>> {
+        self.maps.page(request)
+    }
+
+    fn commit(&self, commit: HostCommit) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async {
+            self.step().await;
+            self.maps.commit(commit).await
+        })
+    }
+
+    fn timers<'a>(&'a self, request: &'a HostDue) -> BoxFuture<'a, Result<HostTimers>> {
+        self.maps.timers(request)
     }
 }
 
 impl Job {
     /// Runs until it is done or its session fails; true when it is done.
     async fn attempt(&mut self, rig: &Rig, failures: &mut usize) -> bool {
-        let (session, maps) = self.from.open(rig).await;
+        let (session, keeper) = self.from.open(rig).await;
         let (mut input, mut output) = session.split();
         let (steps, from) = (self.steps.clone(), self.done);
         let last_fail = steps.iter().enumerate().skip(from).filter(|(_, fate)| matches!(fate, Fate::Fail)).map(|(at, _)| at).next();
@@ -88,7 +139,7 @@ impl Job {
                     Fate::Step(_) => input.watermark(watermark).await,
                     Fate::Barrier => input.barrier(at as u64 + 1).await,
                     Fate::KillWorkers => {
-                        kill_workers(rig).await;
+                        kill_workers(&rig.pillion).await;
                         Ok(0)
                     }
                     Fate::Fail if fails_at == Some(at) => return false,
@@ -105,13 +156,13 @@ impl Job {
                 match event.unwrap() {
                     Event::Output(result) => results.extend(table(&result.batch)),
                     Event::Committed { bundle, .. } => {
-                        maps.as_ref().unwrap().apply(bundle).unwrap();
+                        keeper.as_ref().unwrap().maps.apply(bundle).unwrap();
                         output.applied(bundle).unwrap();
                     }
                     // What a host has applied is its checkpoint.
-                    Event::Snapshotted { checkpoint_id, .. } if let Some(maps) = &maps => {
+                    Event::Snapshotted { checkpoint_id, .. } if let Some(keeper) = &keeper => {
                         self.given.append(&mut results);
-                        self.from = Checkpoint::Host(maps.checkpoint());
+                        self.from = Checkpoint::Host(keeper.maps.checkpoint());
                         self.done = checkpoint_id as usize;
                     }
                     Event::Snapshotted { checkpoint_id, .. } => waiting.push((checkpoint_id, std::mem::take(&mut results))),
@@ -142,30 +193,35 @@ impl Job {
     }
 }
 
-/// Whatever happens, every key has the results of an undisturbed run, each once and in order.
+/// Whatever happens, every key has the results that the model gives, each once and in order, up to reads of all that it has and the timers that are left.
 fn results_are_exactly_once(store: Option<Store>, door: Door, cases: u32) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let (rig, _) = runtime.block_on(rig_with_places(door));
     let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
     proptest!(config, |(fates in fates())| {
-        let (given, undisturbed) = runtime.block_on(async {
-            let mut watermark = 0;
-            let steps: Vec<Step> = fates.iter().filter_map(|fate| match fate {
+        let mut fates = fates;
+        let reads = |key| READS.map(|what| (key, what * 1000, 0));
+        fates.push(Fate::Step(Step::Rows((0..KEYS).flat_map(reads).collect())));
+        let (mut model, mut watermark) = (Model::default(), 0);
+        for fate in &fates {
+            match fate {
+                Fate::Step(Step::Rows(rows)) => rows.iter().for_each(|&(key, value, _)| model.row(key, value)),
                 Fate::Step(Step::Watermark(ahead)) => {
                     watermark += ahead;
-                    Some(Step::Watermark(watermark))
+                    model.watermark(watermark);
                 }
-                Fate::Step(step) => Some(step.clone()),
-                _ => None,
-            }).collect();
-            let undisturbed = run(&rig, open(&rig, "Remind", with(store.unwrap_or_default())).await, &steps).await.unwrap();
+                _ => {}
+            }
+        }
+        model.watermark(i64::MAX);
+        let given = runtime.block_on(async {
             let mut failures = fates.iter().filter(|fate| matches!(fate, Fate::Fail)).count();
             let from = store.map_or_else(|| Checkpoint::Host(Maps::default()), |store| Checkpoint::Engine(store, None));
             let mut job = Job { steps: fates, done: 0, from, given: Vec::new() };
             while !job.attempt(&rig, &mut failures).await {}
-            (job.given, main_rows(&undisturbed))
+            job.given
         });
-        prop_assert_eq!(per_key(&given), per_key(&undisturbed));
+        prop_assert_eq!(per_key(&given), per_key(&model.given));
     });
     runtime.block_on(rig.end());
 }

@@ -290,7 +290,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 fn sums_are_right_whenever_workers_are_killed() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let rig = runtime.block_on(Rig::new(support::Door::Embedded));
-    let cases = ProptestConfig { cases: 20, failure_persistence: None, ..ProptestConfig::default() };
+    let cases = std::env::var("PILLION_TEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(20);
+    let cases = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
     proptest!(cases, |(steps in steps())| {
         let seen = runtime.block_on(async {
             let session = open(&rig, "Sum", by_key()).await;

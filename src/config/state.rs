@@ -2,7 +2,7 @@
 
 use super::{places, units};
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 /// `[state]`: stores and checkpoints of keyed sessions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +24,9 @@ pub struct StateConfig {
     /// A `disk` store refuses bundles that would leave less than this on the file system. Default 256MiB.
     #[serde(with = "units::size")]
     pub disk_reserve_bytes: u64,
+    /// A bundle for which a store has no room waits for some, and its session with it; after this time the session ends with `state_full`. Default 1m.
+    #[serde(with = "units::duration")]
+    pub full_wait: Duration,
 }
 
 impl Default for StateConfig {
@@ -34,6 +37,7 @@ impl Default for StateConfig {
             memory_bytes: None,
             disk_cache_bytes: 256 << 20,
             disk_reserve_bytes: 256 << 20,
+            full_wait: Duration::from_secs(60),
         }
     }
 }

@@ -60,14 +60,10 @@ impl KeyedOptions {
         for input in &self.more_inputs {
             inputs.push(input.to_proto(&input.schema)?);
         }
-        let (first_key_group, last_key_group) = match &self.key_groups {
-            Some(groups) => (u32::from(*groups.start()), u32::from(*groups.end())),
-            None => (0, 0),
-        };
+        let range = |groups: &RangeInclusive<u16>| proto::KeyGroups { first: u32::from(*groups.start()), last: u32::from(*groups.end()) };
         Ok(proto::KeyedOptions {
             inputs,
-            first_key_group,
-            last_key_group,
+            key_groups: self.key_groups.as_ref().map(range),
             max_parallelism: self.max_parallelism.map_or(0, u32::from),
             host_clock: self.host_clock,
             backend: if at_host { "host" } else { self.store.as_str() }.to_owned(),

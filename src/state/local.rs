@@ -24,8 +24,8 @@ macro_rules! answers_at_once {
             Box::pin(std::future::ready(self.page_now(request)))
         }
 
-        fn apply(&self, commit: $crate::state::Commit) -> $crate::worker::BoxFuture<'_, $crate::error::Result<()>> {
-            Box::pin(std::future::ready(self.apply_now(&commit)))
+        fn apply<'a>(&'a self, commit: &'a $crate::state::Commit) -> $crate::worker::BoxFuture<'a, $crate::error::Result<()>> {
+            Box::pin(std::future::ready(self.apply_now(commit)))
         }
 
         fn due<'a>(

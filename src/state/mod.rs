@@ -59,7 +59,7 @@ pub trait StateBackend: Send + Sync {
     fn page<'a>(&'a self, request: &'a PageRequest) -> BoxFuture<'a, Result<Page>>;
 
     /// Applies a bundle's effects: all or, with an error, none. After [`crate::Code::StateFull`] the same commit succeeds when there is room.
-    fn apply(&self, commit: Commit) -> BoxFuture<'_, Result<()>>;
+    fn apply<'a>(&'a self, commit: &'a Commit) -> BoxFuture<'a, Result<()>>;
 
     /// Timers that are due.
     fn due<'a>(&'a self, request: &'a DueRequest) -> BoxFuture<'a, Result<DueTimers>>;

@@ -3,7 +3,7 @@
 use super::{Rig, Setup, function_in, worker_pids};
 use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, cast::AsArray, types::Int64Type};
 use pillion::{
-    Error, Event, KeyedOptions, Plan, Session, Store,
+    Error, Event, KeyedOptions, Pillion, Plan, Session, Store,
     host::{SessionBuilder, SessionOutput},
     state::host::Maps,
 };
@@ -70,8 +70,8 @@ pub enum Seen {
 }
 
 /// Kills all workers that are processes.
-pub async fn kill_workers(rig: &Rig) {
-    for pid in worker_pids(&rig.pillion).await {
+pub async fn kill_workers(pillion: &Pillion) {
+    for pid in worker_pids(pillion).await {
         // A pid of 0 is a thread's.
         if let Some(pid) = Pid::from_raw(pid) {
             let _ = kill_process(pid, Signal::KILL);
@@ -112,7 +112,7 @@ async fn run_and(rig: &Rig, session: Session, steps: &[Step], mut on: impl FnMut
                 Step::Watermark(timestamp_ms) => input.watermark(*timestamp_ms).await,
                 Step::Clock(now_ms) => input.processing_time(*now_ms).await,
                 Step::Kill => {
-                    kill_workers(rig).await;
+                    kill_workers(&rig.pillion).await;
                     Ok(0)
                 }
             };

@@ -7,6 +7,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use pillion::fault::{Point, reach};
 use pillion::state::snapshot::Checkpoints;
 use serde::{Deserialize, Serialize};
 
@@ -253,7 +254,9 @@ impl Ledger {
     /// # Errors
     /// The record cannot be written: then nothing was committed. A checkpoint cannot be deleted.
     pub async fn commit(&mut self, record: Record) -> Result<(), Failure> {
+        reach(Point::Recording);
         self.write(&record)?;
+        reach(Point::Recorded);
         self.records.push(record);
         while self.records.iter().filter(|record| record.checkpoint.is_some()).count() > self.keep
             || self.records.first().is_some_and(|first| first.number == 0)

@@ -5,6 +5,7 @@ use super::fetch::Fetches;
 use crate::{
     batch::Batch,
     error::{Code, Error, Result},
+    fault::{Point, reach},
     session::{Answer, Input, Session},
     state::Addresses,
 };
@@ -65,6 +66,7 @@ impl Calls {
             waiting.callers.insert(seq, tell);
             asking
         };
+        reach(Point::Called);
         let over = |_| Err(Error::new(Code::SessionClosed, "the session is over"));
         let (batch, timing, metrics) = told.await.unwrap_or_else(over)?;
         let effects = match batch {

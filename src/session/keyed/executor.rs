@@ -1,9 +1,10 @@
 //! One keyed bundle, from the state that it needs to what it has changed.
 
-use super::{Keyed, columns::Share};
+use super::{Keyed, columns::Share, full::Waits};
 use crate::{
     batch::Batch,
     error::{Code, Error, Result},
+    fault::{Point, reach},
     session::{Answer, bundle::nanos, credit::Amount},
     state::{Addresses, BROADCAST_GROUP, Commit, Entries, Get, Prefetch},
     timer::{Domain, DueTimers, TimerOp, TimerWrites},
@@ -102,16 +103,19 @@ impl Keyed {
         let began = Instant::now();
         let now_ms = self.clock.now_ms();
         let subject = self.subject(what)?;
+        reach(Point::Read);
         let bundle = self.bundle(&subject, watermark, now_ms).await?;
         let packed = self.layout.pack(bundle).map_err(|error| damaged(&error))?;
         let read = began.elapsed();
         let called = self.calls.call(packed, &subject.addresses, now_ms).await?;
         let returned = Instant::now();
+        reach(Point::Answered);
         let effects = self.layout.unpack_effects(&called.effects, subject.keys.len()).map_err(|error| damaged(&error))?;
         let Effects { outputs, writes, timers } = effects;
         let bundle = self.bundles.fetch_add(1, Ordering::Relaxed) + 1;
         let (commit, sets_processing_timers) = self.commit(&subject, &writes, timers.as_ref(), bundle, now_ms)?;
-        self.backend.apply(commit).await?;
+        self.apply(&commit).await?;
+        reach(Point::Committed);
         let state_ns = nanos(read + returned.elapsed()) + called.timing.state_ns;
         let queue_ns = called.timing.queue_ns + nanos(began.duration_since(queued));
         self.give_out(seq, outputs, proto::Timing { queue_ns, state_ns, ..called.timing }, called.metrics, &subject);
@@ -119,6 +123,17 @@ impl Keyed {
             self.session.emit(seq, Answer::Committed { seq, bundle });
         }
         Ok(Done { sets_processing_timers })
+    }
+
+    /// Commits. While there is no room for it, it waits for some: nothing has taken effect, and nothing is lost. Too long a wait is an error.
+    async fn apply(&self, commit: &Commit) -> Result<()> {
+        let mut waits = Waits::new(self.full_wait);
+        loop {
+            match self.backend.apply(commit).await {
+                Err(error) if error.code() == Code::StateFull && waits.go_on(&error).await => {}
+                done => return done,
+            }
+        }
     }
 
     /// Results go to the host, behind what came before.

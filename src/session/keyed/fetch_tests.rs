@@ -83,7 +83,7 @@ impl Bench {
         let values = codec::encode(declared, &texts, codec::Nulls::Stored).unwrap();
         let writes = vec![Writes { cell, at: rows, ops: vec![op; sizes.len()], map_keys, values }];
         let addresses = Arc::new(Addresses::new(groups, keys, Some(spaces)).unwrap());
-        self.fetches.backend.apply(Commit { seq: 1, addresses, writes, timers: Default::default(), now_ms: 0 }).await.unwrap();
+        self.fetches.backend.apply(&Commit { seq: 1, addresses, writes, timers: Default::default(), now_ms: 0 }).await.unwrap();
     }
 
     fn question(&self, cell: usize, rows: &[Asked<'_>]) -> Vec<Option<RecordBatch>> {

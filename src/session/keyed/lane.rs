@@ -1,12 +1,18 @@
 //! A lane: a range of key groups, in which one bundle executes at a time, in input order.
 
-use super::{Keyed, columns::Share, executor::Work, router::Progress};
+use super::{
+    Keyed,
+    columns::Share,
+    cut::{halves, too_large},
+    executor::Work,
+    router::Progress,
+};
 use crate::{
-    error::{Code, Error, Result},
+    error::{Code, Result},
     timer::{Domain, DueOrder, DueRequest},
 };
 use pillion_wire::bundle::NO_WATERMARK;
-use std::{num::NonZero, sync::Arc};
+use std::sync::Arc;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, sleep},
@@ -137,9 +143,7 @@ impl Lane {
         let (input, rows) = (share.rows.input, share.rows.rows.clone());
         let done = match self.keyed.execute(Work::rows(seq, queued, share, self.watermark)).await {
             Err(error) if error.code() == Code::BatchTooLarge => {
-                let Some(half) = NonZero::new(rows.num_rows() / 2) else { return Err(too_large(&error)) };
-                let half = half.get();
-                for part in [rows.slice(0, half), rows.slice(half, rows.num_rows() - half)] {
+                for part in halves(&rows, &error)? {
                     for (_, share) in self.keyed.columns.shares(input, part, 1, |_| Ok(0))? {
                         Box::pin(self.rows(seq, queued, share)).await?;
                     }
@@ -194,11 +198,4 @@ impl Lane {
             }
         }
     }
-}
-
-/// A bundle that cannot be cut any more.
-fn too_large(error: &Error) -> Error {
-    Error::new(Code::StateTooLarge, "one row with its state, or what the function makes of it, is larger than a batch may be")
-        .hint("keep what is large in maps and lists, which are read in parts, or raise `limits.max_batch_bytes`")
-        .detail(error.message())
 }

@@ -9,8 +9,10 @@ mod calls;
 mod checkpoint;
 mod clock;
 mod columns;
+mod cut;
 mod executor;
 mod fetch;
+mod full;
 mod lane;
 mod router;
 mod store;
@@ -34,7 +36,10 @@ use checkpoint::Writer;
 use clock::Clock;
 use columns::Columns;
 use pillion_wire::{bundle::Layout, ipc, proto};
-use std::sync::{Arc, atomic::AtomicU64};
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 use store::{Made, Store};
 use tokio::sync::mpsc;
 use tracing::Instrument;
@@ -87,6 +92,8 @@ struct Keyed {
     /// Bundles that were committed.
     bundles: AtomicU64,
     clock: Clock,
+    /// How long a bundle waits for room in its store.
+    full_wait: Duration,
     metrics: StateMetrics,
 }
 
@@ -151,10 +158,7 @@ fn max_parallelism(options: &proto::KeyedOptions) -> u32 {
 
 /// First and last key group.
 fn groups(options: &proto::KeyedOptions) -> (u32, u32) {
-    match (options.first_key_group, options.last_key_group) {
-        (0, 0) => (0, max_parallelism(options) - 1),
-        range => range,
-    }
+    options.key_groups.map_or((0, max_parallelism(options) - 1), |groups| (groups.first, groups.last))
 }
 
 /// Starts a keyed session of a plan that is loaded, and restores its state.
@@ -226,8 +230,18 @@ pub(super) async fn start(
     let inner = Session::new(seen, plan, Behaviour { ordered: false, ..behaviour }, described, pool, None);
     let calls = Calls::start(inner, &layout, fetches)?;
     let metrics = StateMetrics::new(&outer.plan.functions);
-    let keyed =
-        Arc::new(Keyed { session: outer.clone(), calls, layout, columns, backend, host, bundles: AtomicU64::new(0), clock, metrics });
+    let keyed = Arc::new(Keyed {
+        session: outer.clone(),
+        calls,
+        layout,
+        columns,
+        backend,
+        host,
+        bundles: AtomicU64::new(0),
+        clock,
+        full_wait: stores.config.full_wait,
+        metrics,
+    });
     let writer = place.map(|place| span.in_scope(|| Writer::start(&keyed, place, about)));
     tokio::spawn(router::route(keyed, items, router::Held { range, claim, writer }, lanes).instrument(span));
     Ok(outer)

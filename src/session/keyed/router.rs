@@ -3,6 +3,7 @@
 use super::{
     Item, Keyed,
     checkpoint::{self, Writer},
+    cut::halves,
     executor::{Rows, Work},
     lane::{self, Step},
     store,
@@ -12,6 +13,7 @@ use crate::{
     error::{Code, Error, Result},
     session::{Answer, Input, Job, claims::Claim, credit::Amount},
 };
+use arrow_array::RecordBatch;
 use pillion_wire::{bundle::NO_WATERMARK, ipc::Decoder, proto};
 use std::{
     collections::HashMap,
@@ -19,7 +21,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
 use tracing::Instrument;
 
 /// How often sizes of state are looked at, for metrics.
@@ -186,8 +191,7 @@ impl Router {
             // Runs once, while all lanes stand at its position.
             let _standing = self.rendezvous().await?;
             self.progress.expect(&self.keyed, seq, 1, job.cost, sealed);
-            let rows = Rows { input, timestamps: columns.timestamps(input, &rows)?, rows, key_index: None };
-            self.keyed.execute(Work::broadcast(seq, queued, rows, self.watermark)).await?;
+            self.broadcast(seq, queued, input, rows).await?;
             self.progress.passed(&self.keyed, seq);
             return Ok(());
         }
@@ -197,6 +201,20 @@ impl Router {
             self.send(lane, Step::Rows { seq, queued, share: Box::new(share) }).await?;
         }
         Ok(())
+    }
+
+    /// Executes elements for all keys: in one bundle, or if that would be too large, in several.
+    async fn broadcast(&self, seq: u64, queued: Instant, input: u32, rows: RecordBatch) -> Result<()> {
+        let elements = Rows { input, timestamps: self.keyed.columns.timestamps(input, &rows)?, rows: rows.clone(), key_index: None };
+        match self.keyed.execute(Work::broadcast(seq, queued, elements, self.watermark)).await {
+            Err(error) if error.code() == Code::BatchTooLarge => {
+                for half in halves(&rows, &error)? {
+                    Box::pin(self.broadcast(seq, queued, input, half)).await?;
+                }
+                Ok(())
+            }
+            done => done.map(drop),
+        }
     }
 
     /// The lane of a key group; an error for one that is not this operator's.

@@ -114,7 +114,7 @@ fn put(value: &[u8]) -> Row<'_> {
 fn commits_are_all_or_nothing(make: Make<'_>) {
     let subject = make(cells());
     let (here, there) = (address(1, "a"), address(GROUPS - 1, "b"));
-    now(subject.backend.apply(commit(1, std::slice::from_ref(&here), vec![writes(0, &[put(b"one")])], 0))).unwrap();
+    now(subject.backend.apply(&commit(1, std::slice::from_ref(&here), vec![writes(0, &[put(b"one")])], 0))).unwrap();
     let wrong = [
         // A map key for a value, an append to a map, a value for a key group that there is not, a cell that there is not.
         (vec![there.clone()], writes(0, &[(0, Op::Put, Some(b"k"), Some(b"v"))]), Code::StateType),
@@ -127,7 +127,7 @@ fn commits_are_all_or_nothing(make: Make<'_>) {
         let mut at = at;
         at.push(here.clone());
         let good = writes(0, &[(1, Op::Put, None, Some(b"two"))]);
-        let error = now(subject.backend.apply(commit(2 + seq as u64, &at, vec![good, bad], 0))).unwrap_err();
+        let error = now(subject.backend.apply(&commit(2 + seq as u64, &at, vec![good, bad], 0))).unwrap_err();
         assert_eq!(error.code(), code, "{error}");
         assert_eq!(value(&*subject.backend, 0, &here, 0).as_deref(), Some(&b"one"[..]));
         assert_eq!(value(&*subject.backend, 0, &there, 0), None);
@@ -141,7 +141,7 @@ fn large_lists_and_maps_are_deferred_and_paged(make: Make<'_>) {
     let keys: Vec<[u8; 2]> = (0..600u16).map(u16::to_be_bytes).collect();
     let elements: Vec<_> = keys.iter().map(|_| (0, Op::Append, None, Some(&value[..]))).collect();
     let entries: Vec<_> = keys.iter().map(|key| (0, Op::Put, Some(&key[..]), Some(&value[..]))).collect();
-    now(subject.backend.apply(commit(1, std::slice::from_ref(&at), vec![writes(2, &elements), writes(4, &entries)], 0))).unwrap();
+    now(subject.backend.apply(&commit(1, std::slice::from_ref(&at), vec![writes(2, &elements), writes(4, &entries)], 0))).unwrap();
     let prefetch = Prefetch { entry_bytes: 10_000, total_bytes: 1 << 20 };
     let request = Get { cells: vec![2, 4], addresses: addresses(&[at.clone(), address(0, "b")]), now_ms: 0, prefetch };
     let answer = now(subject.backend.get(&request)).unwrap();
@@ -198,7 +198,7 @@ fn timers_fire_in_order(make: Make<'_>) {
     let subject = make(cells());
     let at = [address(0, "a"), address(3, "b"), address(1, "c")];
     let timers = set(&[(0, 5), (0, 5), (1, 3), (2, -7), (0, 9), (1, 9), (2, i64::MAX)]);
-    now(subject.backend.apply(Commit { timers, ..commit(1, &at, vec![], 0) })).unwrap();
+    now(subject.backend.apply(&Commit { timers, ..commit(1, &at, vec![], 0) })).unwrap();
     let groups = vec![0, 1, 2, 3];
     assert_eq!(now(subject.backend.next_timer(Domain::EventTime, &groups)).unwrap(), Some(-7));
     assert_eq!(now(subject.backend.next_timer(Domain::ProcessingTime, &groups)).unwrap(), None);
@@ -215,7 +215,7 @@ fn timers_fire_in_order(make: Make<'_>) {
     for (position, timestamp) in [(2, -7), (1, 3), (0, 5)] {
         fired.push(position, Domain::EventTime, TimerOp::Delete, timestamp).unwrap();
     }
-    now(subject.backend.apply(Commit { timers: fired, ..commit(2, &at, vec![], 0) })).unwrap();
+    now(subject.backend.apply(&Commit { timers: fired, ..commit(2, &at, vec![], 0) })).unwrap();
     assert_eq!(due(DueOrder::PerKey, 100), ("ab".into(), vec![9, 9], None));
 }
 
@@ -227,7 +227,7 @@ fn single_timers_move(make: Make<'_>) {
         let domains = vec![Domain::ProcessingTime; ops.len()];
         let timers =
             TimerWrites { at: vec![0; ops.len()], domains, ops: ops.to_vec(), names: names(named), timestamps: timestamps.to_vec() };
-        now(subject.backend.apply(Commit { timers, ..commit(seq, &at, vec![], 0) })).unwrap();
+        now(subject.backend.apply(&Commit { timers, ..commit(seq, &at, vec![], 0) })).unwrap();
         let request =
             DueRequest { domain: Domain::ProcessingTime, groups: vec![2], up_to_ms: i64::MAX, limit: 10, order: DueOrder::Global };
         let due = now(subject.backend.due(&request)).unwrap();
@@ -247,7 +247,7 @@ fn expired_entries_go(make: Make<'_>) {
     let all = |seq, value: &[u8], now_ms| {
         let lists = writes(3, &[(0, Op::Append, None, Some(value))]);
         let maps = writes(5, &[(0, Op::Put, Some(value), Some(value))]);
-        now(subject.backend.apply(commit(seq, std::slice::from_ref(&at), vec![writes(1, &[put(value)]), lists, maps], now_ms))).unwrap();
+        now(subject.backend.apply(&commit(seq, std::slice::from_ref(&at), vec![writes(1, &[put(value)]), lists, maps], now_ms))).unwrap();
     };
     let seen = |now_ms| {
         let (Entries::Lists { lists, .. }, Entries::Maps { keys, .. }) =
@@ -266,10 +266,10 @@ fn expired_entries_go(make: Make<'_>) {
     let touch = || {
         vec![writes(1, &[(0, Op::Touch, None, None)]), writes(3, &[(0, Op::Touch, None, None)]), writes(5, &[(0, Op::Touch, None, None)])]
     };
-    now(subject.backend.apply(commit(3, std::slice::from_ref(&at), touch(), 112))).unwrap();
+    now(subject.backend.apply(&commit(3, std::slice::from_ref(&at), touch(), 112))).unwrap();
     assert_eq!(seen(114), (Some(b"y".to_vec()), 1, 1));
     assert_eq!(seen(120), (None, 1, 1), "the value is renewed by writes only, the others by reads");
-    now(subject.backend.apply(commit(4, std::slice::from_ref(&at), touch(), 130))).unwrap();
+    now(subject.backend.apply(&commit(4, std::slice::from_ref(&at), touch(), 130))).unwrap();
     (subject.settle)(4);
     assert_eq!(seen(112), (None, 0, 0), "what is expired went");
 }
@@ -289,9 +289,9 @@ fn views_do_not_change(make: Make<'_>) {
     let subject = make(cells());
     let at: Vec<Address> = (0..3000).map(|i| address(1, &format!("key-{i}"))).collect();
     let rows = |value: &'static [u8]| (0..3000).map(|i| (i, Op::Put, None, Some(value))).collect::<Vec<_>>();
-    now(subject.backend.apply(commit(1, &at, vec![writes(0, &rows(b"before"))], 0))).unwrap();
+    now(subject.backend.apply(&commit(1, &at, vec![writes(0, &rows(b"before"))], 0))).unwrap();
     let view = subject.backend.view(&[0, 1], 0).unwrap();
-    now(subject.backend.apply(Commit {
+    now(subject.backend.apply(&Commit {
         timers: set(&[(0, 1)]),
         ..commit(2, &at, vec![writes(0, &rows(b"after")), writes(2, &[(0, Op::Append, None, Some(b"x"))])], 0)
     }))

@@ -167,7 +167,7 @@ impl Run<'_> {
             timestamps: timers.iter().map(|timer| timer.4).collect(),
         };
         let commit = Commit { seq: self.seq, addresses: addresses(at), writes, timers, now_ms: self.now_ms };
-        now(self.subject.backend.apply(commit)).unwrap();
+        now(self.subject.backend.apply(&commit)).unwrap();
     }
 
     fn fire(&mut self, event: bool, up_to_ms: i64, limit: usize, global: bool) {

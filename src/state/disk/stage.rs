@@ -3,6 +3,7 @@
 use super::{Disk, HANDED_OVER, Open, Values, failed, keys, locked};
 use crate::{
     error::{Code, Error, Result},
+    fault::{Point, reach},
     state::{Cell, CellId, Commit, Op, Part, Rows, Shape, Update, Writes, address::slot, check, columns::value, small::Small},
     timer::{Domain, identity},
 };
@@ -247,6 +248,7 @@ impl Stage {
                 }
             }
         }
+        reach(Point::Committing);
         batch.commit()?;
         let mut written = Written(self);
         for (key, value) in std::mem::take(&mut written.0.singles) {

@@ -28,7 +28,8 @@ fn conforms() {
 fn a_full_disk_refuses_and_goes_on() {
     let root = tempfile::tempdir().unwrap();
     let store = store(&root);
-    let put = |seq, value: &[u8]| now(store.apply(commit(seq, &[address(0, "a")], vec![writes(0, &[(0, Op::Put, None, Some(value))])], 0)));
+    let put =
+        |seq, value: &[u8]| now(store.apply(&commit(seq, &[address(0, "a")], vec![writes(0, &[(0, Op::Put, None, Some(value))])], 0)));
     put(1, b"one").unwrap();
     store.reserve.store(u64::MAX / 2, Ordering::Relaxed);
     let error = put(2, b"two").unwrap_err();
@@ -43,11 +44,11 @@ fn a_full_disk_refuses_and_goes_on() {
 fn after_a_failed_write_it_goes_on_with_what_was_whole() {
     let root = tempfile::tempdir().unwrap();
     let store = store(&root);
-    now(store.apply(commit(1, &[address(0, "a")], vec![writes(0, &[(0, Op::Put, None, Some(b"one"))])], 0))).unwrap();
+    now(store.apply(&commit(1, &[address(0, "a")], vec![writes(0, &[(0, Op::Put, None, Some(b"one"))])], 0))).unwrap();
     let error = store.recover(&fjall::Error::Io(std::io::ErrorKind::StorageFull.into()));
     assert_eq!(error.code(), Code::StateFull);
     assert_eq!(value(&store, 0, &address(0, "a"), 0).as_deref(), Some(&b"one"[..]));
-    now(store.apply(commit(2, &[address(0, "b")], vec![writes(0, &[(0, Op::Put, None, Some(b"two"))])], 0))).unwrap();
+    now(store.apply(&commit(2, &[address(0, "b")], vec![writes(0, &[(0, Op::Put, None, Some(b"two"))])], 0))).unwrap();
 }
 
 #[test]
@@ -56,7 +57,7 @@ fn values_beyond_the_cache_are_read_from_disk() {
     let store = store(&root);
     let large = vec![3u8; 10_000];
     for i in 0..500u64 {
-        now(store.apply(commit(i, &[address(0, &i.to_string())], vec![writes(0, &[(0, Op::Put, None, Some(&large))])], 0))).unwrap();
+        now(store.apply(&commit(i, &[address(0, &i.to_string())], vec![writes(0, &[(0, Op::Put, None, Some(&large))])], 0))).unwrap();
     }
     assert!((0..500).all(|i| value(&store, 0, &address(0, &i.to_string()), 0).as_deref() == Some(&large[..])));
     let sizes = store.sizes();
@@ -68,7 +69,7 @@ fn a_closed_store_says_so() {
     let root = tempfile::tempdir().unwrap();
     let store = store(&root);
     store.close().unwrap();
-    let error = now(store.apply(commit(1, &[address(0, "a")], vec![], 0))).unwrap_err();
+    let error = now(store.apply(&commit(1, &[address(0, "a")], vec![], 0))).unwrap_err();
     assert_eq!((error.code(), error.message()), (Code::StateFailed, "the store of state on disk is closed"));
     assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
 }

@@ -307,8 +307,8 @@ impl Host {
         rows::page(cell, request, &rows, &overlay)
     }
 
-    async fn seal(&self, commit: Commit) -> Result<()> {
-        check::commit(&self.cells, &commit)?;
+    async fn seal(&self, commit: &Commit) -> Result<()> {
+        check::commit(&self.cells, commit)?;
         self.check(&commit.addresses.groups)?;
         let commit = self.to_host(commit)?;
         let bundle = commit.bundle;
@@ -322,10 +322,10 @@ impl Host {
     }
 
     /// A commit as the host takes it: appended elements have their sub-keys.
-    fn to_host(&self, commit: Commit) -> Result<HostCommit> {
+    fn to_host(&self, commit: &Commit) -> Result<HostCommit> {
         let mut appended = 0u32;
         let mut writes = Vec::with_capacity(commit.writes.len());
-        for mut columns in commit.writes {
+        for mut columns in commit.writes.iter().cloned() {
             let cell = self.cells.at(columns.cell)?;
             if columns.ops.contains(&Op::Append) {
                 let sub = |op: &mut Op| {
@@ -341,7 +341,13 @@ impl Host {
             let renew = cell.ttl.is_some_and(|ttl| ttl.update == super::Update::OnReadAndWrite);
             writes.push(HostWrites { writes: columns, cutoff, renew });
         }
-        Ok(HostCommit { bundle: commit.seq, addresses: commit.addresses, writes, timers: commit.timers, now_ms: commit.now_ms })
+        Ok(HostCommit {
+            bundle: commit.seq,
+            addresses: commit.addresses.clone(),
+            writes,
+            timers: commit.timers.clone(),
+            now_ms: commit.now_ms,
+        })
     }
 
     async fn due_all(&self, request: &DueRequest) -> Result<DueTimers> {
@@ -385,7 +391,7 @@ impl StateBackend for Host {
         Box::pin(self.page_one(request))
     }
 
-    fn apply(&self, commit: Commit) -> BoxFuture<'_, Result<()>> {
+    fn apply<'a>(&'a self, commit: &'a Commit) -> BoxFuture<'a, Result<()>> {
         Box::pin(self.seal(commit))
     }
 

@@ -108,7 +108,7 @@ fn conforms_while_the_word_that_it_applied_is_on_its_way() {
 fn the_overlay_goes_when_the_host_has_applied() {
     let (subject, _) = subject(cells(), true);
     for seq in 1..=3 {
-        now(subject.backend.apply(commit(seq, &[address(0, "a")], vec![writes(0, &[(0, Op::Put, None, Some(b"x"))])], 0))).unwrap();
+        now(subject.backend.apply(&commit(seq, &[address(0, "a")], vec![writes(0, &[(0, Op::Put, None, Some(b"x"))])], 0))).unwrap();
     }
     assert_eq!(subject.backend.sizes().overlay, 3);
     (subject.settle)(2);
@@ -120,7 +120,7 @@ fn a_host_that_fails_is_named_and_nothing_took_effect() {
     let (subject, host) = subject(cells(), true);
     host.fails.store(true, Ordering::Relaxed);
     let put = || commit(1, &[address(0, "a")], vec![writes(0, &[(0, Op::Put, None, Some(b"x"))])], 0);
-    let error = now(subject.backend.apply(put())).unwrap_err();
+    let error = now(subject.backend.apply(&put())).unwrap_err();
     assert_eq!((error.code(), error.message()), (Code::StateHostFailed, "the host that keeps the state failed: gone"));
     host.fails.store(false, Ordering::Relaxed);
     assert_eq!(conformance::value(&*subject.backend, 0, &address(0, "a"), 0), None);
@@ -156,12 +156,12 @@ fn a_host_that_does_not_answer_is_named() {
     let options = HostOptions { deadline: Duration::from_millis(20), ..OPTIONS };
     let backend = Host::new(remote.clone(), cells(), conformance::GROUPS, options).unwrap();
     let put = || commit(1, &[address(0, "a")], vec![writes(0, &[(0, Op::Put, None, Some(b"x"))])], 0);
-    let error = now(backend.apply(put())).unwrap_err();
+    let error = now(backend.apply(&put())).unwrap_err();
     assert_eq!(error.code(), Code::StateHostFailed);
     assert!(error.message().contains("did not answer within 20ms"), "{error:?}");
     // A stream that breaks is noticed at once.
     drop(remote.attach().unwrap());
-    let error = now(backend.apply(put())).unwrap_err();
+    let error = now(backend.apply(&put())).unwrap_err();
     assert_eq!(error.message(), "the host that keeps the state has closed its stream");
 }
 
@@ -208,7 +208,7 @@ fn nothing_is_executed_while_too_much_waits_to_be_applied() {
     let host = Arc::new(Moody::default());
     let backend = Host::new(host.clone(), cells(), conformance::GROUPS, HostOptions { unapplied_bytes: 0, ..OPTIONS }).unwrap();
     now(backend.has_room());
-    now(backend.apply(commit(1, &[address(0, "a")], vec![writes(0, &[(0, Op::Put, None, Some(b"x"))])], 0))).unwrap();
+    now(backend.apply(&commit(1, &[address(0, "a")], vec![writes(0, &[(0, Op::Put, None, Some(b"x"))])], 0))).unwrap();
     assert_eq!(backend.applied(2).unwrap_err().code(), Code::ProtocolViolation);
     let waited = Notify::new();
     conformance::RUNTIME.block_on(async {

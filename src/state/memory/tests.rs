@@ -21,7 +21,7 @@ fn a_full_store_refuses_and_goes_on() {
     let large = vec![1u8; 30_000];
     let put = |seq, key: &str| {
         let rows = writes(0, &[(0, Op::Put, None, Some(&large))]);
-        conformance::now(store.apply(commit(seq, &[address(0, key)], vec![rows], 0)))
+        conformance::now(store.apply(&commit(seq, &[address(0, key)], vec![rows], 0)))
     };
     let mut seq = 0;
     let error = loop {
@@ -33,7 +33,7 @@ fn a_full_store_refuses_and_goes_on() {
     assert_eq!((error.code(), error.is_retryable()), (Code::StateFull, true));
     assert_eq!(value(&store, 0, &address(0, &format!("k{seq}")), 0), None);
     let clear = writes(0, &[(0, Op::Clear, None, None)]);
-    conformance::now(store.apply(commit(seq, &[address(0, "k1")], vec![clear], 0))).unwrap();
+    conformance::now(store.apply(&commit(seq, &[address(0, "k1")], vec![clear], 0))).unwrap();
     put(seq + 1, "again").unwrap();
     // Neither does more come in by a checkpoint.
     let view = store.view(&[0], 0).unwrap();
@@ -47,11 +47,11 @@ fn commits_clean_up_what_nobody_asks_for() {
     let store = Memory::new(cells(), 2, None).unwrap();
     for i in 0..100u64 {
         let rows = writes(1, &[(0, Op::Put, None, Some(b"x"))]);
-        conformance::now(store.apply(commit(i, &[address(u16::from(i % 2 == 0), &i.to_string())], vec![rows], 0))).unwrap();
+        conformance::now(store.apply(&commit(i, &[address(u16::from(i % 2 == 0), &i.to_string())], vec![rows], 0))).unwrap();
     }
     assert_eq!(store.sizes().entries, 100);
     for i in 0..3 {
-        conformance::now(store.apply(commit(100 + i, &[], vec![], 1000))).unwrap();
+        conformance::now(store.apply(&commit(100 + i, &[], vec![], 1000))).unwrap();
     }
     assert_eq!((store.sizes().entries, store.sizes().expired), (0, 100));
 }
@@ -89,9 +89,9 @@ proptest! {
             let of = |cell: u16| (0..).zip(bundle.values()).filter(|(_, (of, _))| *of == cell).map(row).collect::<Vec<_>>();
             let changes = vec![writes(0, &of(0)), writes(6, &of(1))];
             let commit = Commit { addresses, ..commit(n as u64, &[], changes.clone(), 0) };
-            conformance::now(store.apply(commit.clone())).unwrap();
+            conformance::now(store.apply(&commit)).unwrap();
             let apart = Arc::new((*commit.addresses).clone());
-            conformance::now(plain.apply(Commit { addresses: apart, ..commit })).unwrap();
+            conformance::now(plain.apply(&Commit { addresses: apart, ..commit })).unwrap();
             for key in 0..12 {
                 for cell in [0, 6] {
                     prop_assert_eq!(value(&store, cell, &at(&key), 0), value(&plain, cell, &at(&key), 0));

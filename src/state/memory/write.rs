@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     error::{Code, Error, Result},
+    fault::{Point, reach},
     state::{
         Addresses, Cell, Commit, Op, Part, Rows, Shape, Writes,
         address::{ByGroup, pack, slot},
@@ -54,6 +55,9 @@ impl Memory {
                 packed.fill(&commit.addresses, members);
                 group.find_all(&packed, &mut found);
                 members.iter().zip(&found).for_each(|(&at, &row)| rows[at as usize] = row);
+            }
+            if at == 1 {
+                reach(Point::Committing);
             }
             for (columns, cell, parts) in &writes {
                 let members = parts.of(name, members);

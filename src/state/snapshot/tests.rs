@@ -75,7 +75,7 @@ async fn fill(store: &dyn StateBackend, groups: &[u16], add: i64) {
         writes(2, at(), Op::Append, None, &history),
         writes(3, at(), Op::Put, Some(&subs), &of(|key| key * 2)),
     ];
-    store.apply(Commit { seq: 1, addresses, writes: std::mem::take(&mut all), timers, now_ms: 1000 }).await.unwrap();
+    store.apply(&Commit { seq: 1, addresses, writes: std::mem::take(&mut all), timers, now_ms: 1000 }).await.unwrap();
     let rule: ArrayRef = Arc::new(StringArray::from(vec!["rule"]));
     let everywhere = Arc::new(Addresses::new(vec![BROADCAST_GROUP], BinaryArray::from_iter_values([b""]), None).unwrap());
     let commit = Commit {
@@ -85,7 +85,7 @@ async fn fill(store: &dyn StateBackend, groups: &[u16], add: i64) {
         timers: TimerWrites::default(),
         now_ms: 1000,
     };
-    store.apply(commit).await.unwrap();
+    store.apply(&commit).await.unwrap();
 }
 
 fn take(store: &dyn StateBackend, id: u64, groups: Vec<u16>) -> Take {
@@ -160,7 +160,7 @@ async fn two_sessions_become_three_of_another_kind() {
     let mut timers = TimerWrites::default();
     timers.push(0, Domain::ProcessingTime, TimerOp::Replace, 9).unwrap();
     let before = without_caches(target.sizes());
-    target.apply(Commit { seq: 9, addresses: at, writes: vec![], timers, now_ms: 2000 }).await.unwrap();
+    target.apply(&Commit { seq: 9, addresses: at, writes: vec![], timers, now_ms: 2000 }).await.unwrap();
     assert_eq!(without_caches(target.sizes()), before);
 }
 
@@ -180,7 +180,7 @@ async fn unchanged_ranges_are_referred_to_and_deleted_with_the_last() {
         timers: TimerWrites::default(),
         now_ms: 1000,
     };
-    store.apply(commit).await.unwrap();
+    store.apply(&commit).await.unwrap();
     let (second, base) = checkpoints.write(take(&*store, 2, (0..8).collect()), &base).await.unwrap();
     let new: Vec<&str> = second.files.iter().filter(|file| !first.files.contains(file)).map(|file| file.path.as_str()).collect();
     assert_eq!(new, [format!("data/{}/cell0-3-3-0.arrow", second.handle)]);

@@ -7,6 +7,7 @@ use super::{
 };
 use crate::{
     error::{Code, Error, Result},
+    fault::{Point, reach},
     state::{
         BROADCAST_GROUP, CellId, Kind, View,
         columns::broken,
@@ -93,6 +94,7 @@ impl Checkpoints {
         let encoder = tokio::task::spawn_blocking(move || encode(&encoding, &name, parts, &sender));
         while let Some(Made { part, range, entry, bytes }) = made.recv().await {
             self.put(&self.at(&entry.path), bytes).await?;
+            reach(Point::Checkpointing);
             if let Some((_, files)) = next.written.get_mut(&(part, range)) {
                 files.push(entry);
             }
@@ -102,6 +104,7 @@ impl Checkpoints {
             .map_err(|error| Error::new(Code::InvariantBroken, "writing a checkpoint ended early").detail(error.to_string()))??;
         let manifest = describe(&take, handle, &next)?;
         self.put(&self.manifest_at(&manifest.handle)?, manifest.to_json()?.into()).await?;
+        reach(Point::Checkpointed);
         Ok((manifest, next))
     }
 }
