@@ -14,8 +14,8 @@ pub struct StateConfig {
     /// Where checkpoints go: a folder, or a URL `file:///...`; to be restored elsewhere it must be one that every node mounts. Default: none, and a barrier saves nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoints: Option<String>,
-    /// Memory that the state and the timers of one session in the `memory` store may take. A bundle, or a checkpoint that is restored, that would need more is refused with
-    /// `state_full`. Default none.
+    /// Memory that the state and the timers of one session in the `memory` store may take. A bundle that would need more finds the store full; a checkpoint that has more is
+    /// not restored (`state_full`). Default none.
     #[serde(with = "units::size_or_none")]
     pub memory_bytes: Option<u64>,
     /// Memory of one `disk` store for the values that were read or written last. Default 256MiB.
