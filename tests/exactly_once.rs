@@ -15,7 +15,7 @@ use std::sync::{
 };
 use support::{
     Door, Rig,
-    keyed::{Step, by_key, keyed_in, kill_workers, per_key, restoring, rig_with_places, rows, table},
+    keyed::{Step, by_key, keyed_in, kill_workers, per_key, restoring, rig_with_places_and, rows, table},
     model::{Model, OPERATIONS, READS},
 };
 
@@ -196,7 +196,7 @@ impl Job {
 /// Whatever happens, every key has the results that the model gives, each once and in order, up to reads of all that it has and the timers that are left.
 fn results_are_exactly_once(store: Option<Store>, door: Door, cases: u32) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let (rig, _) = runtime.block_on(rig_with_places(door));
+    let (rig, _) = runtime.block_on(rig_with_places_and(door, |config| config.limits.timers_at_once = 2));
     let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
     proptest!(config, |(fates in fates())| {
         let mut fates = fates;

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use std::{sync::Arc, time::Duration};
 use support::{
     Mode, Rig, everywhere, in_mode,
-    keyed::{Seen, Step, by_key, keyed, main_rows, open, per_key, rows, run, sums, table},
+    keyed::{Seen, Step, by_key, keyed, keyed_in, main_rows, open, per_key, rows, run, sums, table},
 };
 
 #[test]
@@ -34,6 +34,19 @@ fn every_kind_of_cell_is_kept() {
         let seen = per_key(&main_rows(&run(&rig, session, &steps).await.unwrap()));
         assert_eq!(seen[&1], [vec![5, 1, 1], vec![10, 2, 1], vec![16, 3, 2], vec![17, 4, 3]]);
         assert_eq!(seen[&2], [vec![7, 1, 1], vec![14, 2, 1]]);
+        rig.end().await;
+    });
+}
+
+#[test]
+fn a_function_written_for_pyflink_runs() {
+    everywhere(async |setup| {
+        let rig = Rig::new(setup).await;
+        let steps = [Step::Rows(vec![(1, 4, 0), (2, 7, 0), (1, 8, 0)]), Step::Rows(vec![(1, 4, 0), (2, 1, 0)])];
+        let session = keyed_in("pyflinked.py", &rig, "everything", by_key()).open().await.unwrap();
+        let seen = per_key(&main_rows(&run(&rig, session, &steps).await.unwrap()));
+        assert_eq!(seen[&1], [vec![4, 1, 4, 4, 1, 0], vec![12, 2, 8, 6, 2, 1], vec![16, 3, 8, 5, 2, 2]]);
+        assert_eq!(seen[&2], [vec![7, 1, 7, 7, 1, 0], vec![8, 2, 7, 4, 2, 1]]);
         rig.end().await;
     });
 }
@@ -68,6 +81,28 @@ fn bundles_that_would_be_too_large_are_cut() {
         let session = open(&rig, "Texts", by_key()).await;
         let error = run(&rig, session, &[Step::Rows(vec![(1, 2 << 20, 0)])]).await.unwrap_err();
         assert_eq!(error.code(), Code::StateTooLarge, "{error:?}");
+        rig.end().await;
+    });
+}
+
+#[test]
+fn while_many_timers_fire_earlier_watermarks_say_how_far_it_is() {
+    everywhere(async |setup| {
+        let rig = Rig::with(setup, |config| config.limits.timers_at_once = 4).await;
+        let rows = Step::Rows((0..60).map(|at| (at % 7, 1, at * 10)).collect());
+        let seen = run(&rig, open(&rig, "Remind", by_key()).await, &[rows, Step::Watermark(700)]).await.unwrap();
+        let (mut reached, mut marks) = (i64::MIN, Vec::new());
+        for seen in &seen {
+            match seen {
+                Seen::Row(_, row) => assert!(row[1] > reached, "the timer at {} fires behind the watermark {reached}", row[1]),
+                Seen::Watermark(timestamp_ms) => {
+                    reached = *timestamp_ms;
+                    marks.push(reached);
+                }
+            }
+        }
+        assert!(marks.len() > 2 && marks.is_sorted() && marks.last() == Some(&700), "{marks:?}");
+        assert_eq!(main_rows(&seen).len(), 60 + 7);
         rig.end().await;
     });
 }

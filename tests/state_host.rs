@@ -1,10 +1,10 @@
-//! State that the host keeps, from end to end: the same results as from the engine's own stores, in every mode, over every transport, through both doors.
+//! State that the host keeps, from end to end: the same results as from the engine's own stores, on disk too, in every mode, over every transport, through both doors.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
 
 mod support;
 
 use pillion::{
-    Code, Error, Event, KeyedOptions, Result,
+    Code, Error, Event, KeyedOptions, Result, Store,
     state::host::{HostCommit, HostDue, HostGet, HostPage, HostRows, HostTimers, Maps, StateHost},
     worker::BoxFuture,
 };
@@ -17,7 +17,7 @@ use std::{
 };
 use support::{
     Door, Rig, everywhere,
-    keyed::{Step, by_key, keyed, keyed_in, main_rows, open, per_key, rows, run, run_at_host},
+    keyed::{Step, by_key, keyed, keyed_in, main_rows, open, per_key, rig_with_places_and, rows, run, run_at_host},
     run as in_time,
 };
 
@@ -35,13 +35,16 @@ fn steps() -> Vec<Step> {
 fn results_are_those_of_an_engines_store() {
     everywhere(async |setup| {
         // Lists and maps are fetched in parts.
-        let rig = Rig::with(setup, |config| config.limits.max_batch_bytes = 4 << 20).await;
+        let (rig, _) = rig_with_places_and(setup, |config| config.limits.max_batch_bytes = 4 << 20).await;
         let functions = ["Sum", "Histories", "Purge", "Split", "Remind", "Alarm", "Forget"].map(|name| ("stateful.py", name));
         let windows = ["tumbling", "sliding_rows", "sessions", "counted", "Inventory", "Remembered"].map(|name| ("windows.py", name));
         for (at, (file, name)) in functions.into_iter().chain(windows).enumerate() {
             let options = || KeyedOptions { host_clock: true, ..by_key() };
             let session = keyed_in(file, &rig, name, options()).open().await.unwrap();
             let expected = run(&rig, session, &steps()).await.unwrap();
+            let session = keyed_in(file, &rig, name, KeyedOptions { store: Store::Disk, ..options() }).open().await.unwrap();
+            let seen = run(&rig, session, &steps()).await.unwrap();
+            assert_eq!(per_key(&main_rows(&seen)), per_key(&main_rows(&expected)), "{name} on disk");
             let maps = Arc::new(Maps::default());
             let session = keyed_in(file, &rig, name, options()).state_host(maps.clone()).open().await.unwrap();
             let seen = run_at_host(&rig, session, &steps(), &maps, at % 4).await.unwrap_or_else(|error| panic!("`{name}`: {error:?}"));

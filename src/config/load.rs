@@ -304,6 +304,7 @@ fn check(config: &Config) -> Result<(), Problem> {
         ("limits.max_sessions", limits.max_sessions as u64),
         ("limits.session_weight", limits.session_weight.into()),
         ("limits.open_deadline", limits.open_deadline.as_nanos() as u64),
+        ("limits.timers_at_once", limits.timers_at_once as u64),
         ("limits.state_deadline", limits.state_deadline.as_nanos() as u64),
         ("limits.max_attempts", limits.max_attempts.into()),
         ("limits.max_attempts_outside", limits.max_attempts_outside.into()),

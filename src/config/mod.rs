@@ -175,6 +175,8 @@ pub struct Limits {
     /// A host must say what it wants within this time from opening a session's stream. Default 10s.
     #[serde(with = "units::duration")]
     pub open_deadline: Duration,
+    /// Timers that fire in one bundle at most; after so many, progress is said as an earlier watermark. Default 65536.
+    pub timers_at_once: usize,
     /// A host that keeps the state must answer a question within this time. Default 30s.
     #[serde(with = "units::duration")]
     pub state_deadline: Duration,
@@ -221,6 +223,7 @@ impl Default for Limits {
             max_sessions: 1024,
             session_weight: 1,
             open_deadline: Duration::from_secs(10),
+            timers_at_once: 65_536,
             state_deadline: Duration::from_secs(30),
             bundle_deadline: Duration::from_secs(300),
             slow_bundle: Duration::from_secs(10),

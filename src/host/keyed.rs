@@ -167,7 +167,7 @@ pub enum Event {
         /// As [`StateHost::commit`](crate::state::host::StateHost::commit) named it.
         bundle: u64,
     },
-    /// Event time has gone on; timers up to it have fired.
+    /// Event time has gone on; timers up to it have fired. While many fire, earlier ones with the same `seq` say how far it is.
     Watermark {
         /// Of the watermark that was sent.
         seq: u64,

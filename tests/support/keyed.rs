@@ -3,7 +3,7 @@
 use super::{Rig, Setup, function_in, worker_pids};
 use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, cast::AsArray, types::Int64Type};
 use pillion::{
-    Error, Event, KeyedOptions, Pillion, Plan, Session, Store,
+    Config, Error, Event, KeyedOptions, Pillion, Plan, Session, Store,
     host::{SessionBuilder, SessionOutput},
     state::host::Maps,
 };
@@ -178,12 +178,17 @@ pub const STORES: [Store; 2] = [Store::Memory, Store::Disk];
 
 /// An engine with a place for stores and checkpoints.
 pub async fn rig_with_places(setup: impl Into<Setup>) -> (Rig, PathBuf) {
+    rig_with_places_and(setup, |_| {}).await
+}
+
+pub async fn rig_with_places_and(setup: impl Into<Setup>, change: impl FnOnce(&mut Config)) -> (Rig, PathBuf) {
     let mut place = PathBuf::new();
     let rig = Rig::with(setup, |config| {
         let folder = config.runtime_dir.parent().unwrap();
         place = folder.join("checkpoints");
         config.state.dir = folder.join("state");
         config.state.checkpoints = Some(place.display().to_string());
+        change(config);
     })
     .await;
     (rig, place)

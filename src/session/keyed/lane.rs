@@ -18,9 +18,6 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-/// Timers that fire in one bundle at most.
-const FIRED_AT_ONCE: usize = 65_536;
-
 /// What a lane is to do.
 pub(super) enum Step {
     Rows {
@@ -49,8 +46,16 @@ pub(super) enum Step {
 }
 
 /// Serves a session's key groups until the router is gone.
-pub(super) async fn run(keyed: Arc<Keyed>, groups: Vec<u16>, mut steps: mpsc::Receiver<Step>, progress: Arc<Progress>) {
-    let mut lane = Lane { keyed: keyed.clone(), groups, watermark: NO_WATERMARK, last_seq: 0, next_processing: None };
+pub(super) async fn run(keyed: Arc<Keyed>, number: usize, groups: Vec<u16>, mut steps: mpsc::Receiver<Step>, progress: Arc<Progress>) {
+    let mut lane = Lane {
+        keyed: keyed.clone(),
+        number,
+        groups,
+        progress: progress.clone(),
+        watermark: NO_WATERMARK,
+        last_seq: 0,
+        next_processing: None,
+    };
     let ended = keyed.session.ended();
     tokio::pin!(ended);
     // Timers that were restored, or that the host has; a host's clock has to move first.
@@ -81,7 +86,7 @@ pub(super) async fn run(keyed: Arc<Keyed>, groups: Vec<u16>, mut steps: mpsc::Re
             done = lane.take(step) => done,
         };
         match done {
-            Ok(Some(seq)) => progress.passed(&keyed, seq),
+            Ok(Some(seq)) => progress.passed(&keyed, seq, number),
             Ok(None) => {}
             Err(error) => return keyed.session.cancel(error),
         }
@@ -90,7 +95,10 @@ pub(super) async fn run(keyed: Arc<Keyed>, groups: Vec<u16>, mut steps: mpsc::Re
 
 struct Lane {
     keyed: Arc<Keyed>,
+    /// Its place among the lanes.
+    number: usize,
     groups: Vec<u16>,
+    progress: Arc<Progress>,
     watermark: i64,
     /// Of the last input that it has executed: what fires in between stands behind it.
     last_seq: u64,
@@ -110,7 +118,7 @@ impl Lane {
             }
             Step::Watermark { seq, timestamp_ms } => {
                 self.last_seq = seq;
-                self.fire_events(timestamp_ms).await?;
+                self.fire_events(timestamp_ms, Some(seq)).await?;
                 // Neither does the input leave them none. A host's clock has not moved.
                 if !self.keyed.clock.is_hosts() {
                     self.fire_processing().await?;
@@ -126,7 +134,7 @@ impl Lane {
             Step::End { seq } => {
                 self.last_seq = seq;
                 self.next_processing = None;
-                self.fire_events(i64::MAX).await?;
+                self.fire_events(i64::MAX, None).await?;
                 Ok(Some(seq))
             }
             Step::Rendezvous { arrived, mut go_on } => {
@@ -159,29 +167,35 @@ impl Lane {
     }
 
     /// Event time goes on. The function sees the new watermark when its timers fire, as in Flink.
-    async fn fire_events(&mut self, watermark: i64) -> Result<()> {
+    async fn fire_events(&mut self, watermark: i64, of: Option<u64>) -> Result<()> {
         self.watermark = watermark;
-        self.fire(Domain::EventTime, watermark).await
+        self.fire(Domain::EventTime, watermark, of).await
     }
 
     /// What is due now fires; what is due then waits for its turn, so that timers that set timers leave room for the input.
     async fn fire_processing(&mut self) -> Result<()> {
         let now_ms = self.keyed.clock.now_ms();
         if self.next_processing.is_some_and(|then| then <= now_ms) {
-            self.fire(Domain::ProcessingTime, now_ms).await?;
+            self.fire(Domain::ProcessingTime, now_ms, None).await?;
             self.next_processing = self.keyed.backend.next_timer(Domain::ProcessingTime, &self.groups).await?;
         }
         Ok(())
     }
 
-    async fn fire(&mut self, domain: Domain, up_to_ms: i64) -> Result<()> {
-        let mut limit = FIRED_AT_ONCE;
+    /// Fires timers in bundles of bounded size. If they are of a watermark, progress is said after every so many.
+    async fn fire(&mut self, domain: Domain, up_to_ms: i64, of: Option<u64>) -> Result<()> {
+        let most = self.keyed.session.limits().timers_at_once;
+        // Bundles of keys with many timers are small: a bundle never holds two timestamps of a key.
+        let (mut limit, mut fired) = (most, 0);
         loop {
             let (groups, order) = (self.groups.clone(), DueOrder::PerKey);
             let due = self.keyed.backend.due(&DueRequest { domain, groups, up_to_ms, limit, order }).await?;
             let count = due.len();
-            if count == 0 {
-                return Ok(());
+            let Some(first) = due.timestamps.iter().min() else { return Ok(()) };
+            if let Some(seq) = of.filter(|_| fired >= most) {
+                fired = 0;
+                // Everything before it has fired, and what that has set.
+                self.progress.advanced(&self.keyed, seq, self.number, first.saturating_sub(1));
             }
             let work = Work::timers(self.last_seq, due, domain, self.watermark);
             let done = match self.keyed.execute(work).await {
@@ -196,6 +210,7 @@ impl Lane {
             if done.sets_processing_timers && domain == Domain::EventTime {
                 self.next_processing = self.keyed.backend.next_timer(Domain::ProcessingTime, &self.groups).await?;
             }
+            fired += count;
         }
     }
 }

@@ -18,7 +18,7 @@ use pillion_wire::{bundle::NO_WATERMARK, ipc::Decoder, proto};
 use std::{
     collections::HashMap,
     ops::RangeInclusive,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::{
@@ -38,6 +38,23 @@ struct Last {
     lanes: usize,
     refund: Amount,
     answer: Option<Answer>,
+    /// Of a watermark: by lane, up to when timers have fired, and what of it was said.
+    reached: Vec<i64>,
+    said: i64,
+}
+
+impl Last {
+    /// A lane has come so far: what holds for all of them is said.
+    fn advance(&mut self, keyed: &Keyed, seq: u64, lane: usize, timestamp_ms: i64) {
+        if let Some(reached) = self.reached.get_mut(lane) {
+            *reached = timestamp_ms;
+        }
+        let all = self.reached.iter().min().copied().unwrap_or(self.said);
+        if all > self.said && self.lanes > 0 {
+            self.said = all;
+            keyed.session.emit(seq, Answer::Watermark { seq, watermark: proto::Watermark { timestamp_ms: all, input: 0 } });
+        }
+    }
 }
 
 /// Counts the lanes that are not past an input.
@@ -50,20 +67,33 @@ impl Progress {
         if lanes == 0 {
             return keyed.session.pass(seq, refund, answer);
         }
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(seq, Last { lanes, refund, answer });
+        let reached = if matches!(answer, Some(Answer::Watermark { .. })) { vec![NO_WATERMARK; lanes] } else { Vec::new() };
+        self.lock().insert(seq, Last { lanes, refund, answer, reached, said: NO_WATERMARK });
     }
 
     /// A lane is past `seq`.
-    pub fn passed(&self, keyed: &Keyed, seq: u64) {
-        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn passed(&self, keyed: &Keyed, seq: u64, lane: usize) {
+        let mut waiting = self.lock();
         let Some(last) = waiting.get_mut(&seq) else { return };
         last.lanes -= 1;
+        last.advance(keyed, seq, lane, i64::MAX);
         if last.lanes == 0
             && let Some(Last { refund, answer, .. }) = waiting.remove(&seq)
         {
             drop(waiting);
             keyed.session.pass(seq, refund, answer);
         }
+    }
+
+    /// A lane fires the timers of watermark `seq`, and there are no more up to this time.
+    pub fn advanced(&self, keyed: &Keyed, seq: u64, lane: usize, timestamp_ms: i64) {
+        if let Some(last) = self.lock().get_mut(&seq) {
+            last.advance(keyed, seq, lane, timestamp_ms);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Last>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -157,7 +187,7 @@ impl Router {
             let (sender, steps) = mpsc::channel(LANE_QUEUE);
             let groups = (0..all).filter(|&at| lane_of[at] == lane).map(|at| first_group + at as u16).collect();
             let span = tracing::debug_span!("lane", lane);
-            tokio::spawn(lane::run(keyed.clone(), groups, steps, progress.clone()).instrument(span));
+            tokio::spawn(lane::run(keyed.clone(), lane, groups, steps, progress.clone()).instrument(span));
             sender
         });
         let lanes = senders.collect();
@@ -194,7 +224,7 @@ impl Router {
             let _standing = self.rendezvous().await?;
             self.progress.expect(&self.keyed, seq, 1, job.cost, sealed);
             self.broadcast(seq, queued, input, rows).await?;
-            self.progress.passed(&self.keyed, seq);
+            self.progress.passed(&self.keyed, seq, 0);
             return Ok(());
         }
         let shares = columns.shares(input, rows, self.lanes.len(), |group| self.lane(group))?;
