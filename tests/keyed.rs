@@ -4,9 +4,10 @@
 mod support;
 
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, cast::AsArray};
+use arrow_schema::{DataType, Field, Fields, Schema};
 use pillion::{Code, KeyedOptions, Plan, SessionOptions, host::OnError};
 use proptest::prelude::*;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use support::{
     Mode, Rig, everywhere, in_mode,
     keyed::{Seen, Step, by_key, keyed, keyed_in, main_rows, open, per_key, rows, run, sums, table},
@@ -258,12 +259,60 @@ fn what_cannot_be_keyed_is_refused() {
         assert_eq!(refused("Sum", KeyedOptions::by(["nobody"])).await, Code::OptionsInvalid);
         assert_eq!(refused("Sum", KeyedOptions { key_groups: Some(100..=200), ..by_key() }).await, Code::OptionsInvalid);
         assert_eq!(refused("Sum", KeyedOptions { max_parallelism: Some(40_000), ..by_key() }).await, Code::OptionsInvalid);
+        // A list is a key like others; what has no equality is none.
+        let keyed_by = async |data_type: DataType| {
+            let mut fields: Vec<_> = rows(&[]).schema().fields().iter().map(|field| field.as_ref().clone()).collect();
+            fields[0] = Field::new("key", data_type, true);
+            let session =
+                rig.pillion.session(Plan::map(support::function_in("stateful.py", "Listed"))).input(Arc::new(Schema::new(fields)));
+            session.keyed(by_key()).open().await
+        };
+        keyed_by(DataType::new_list(DataType::Int64, true)).await.unwrap();
+        let entry = Fields::from(vec![Field::new("keys", DataType::Utf8, false), Field::new("values", DataType::Int64, true)]);
+        let map = DataType::Map(Arc::new(Field::new("entries", DataType::Struct(entry), false)), false);
+        for unhashable in [map.clone(), DataType::new_list(map, true)] {
+            let error = keyed_by(unhashable).await.err().unwrap();
+            assert!(error.code() == Code::KeyType && error.message().contains("`key`") && error.hint_text().is_some(), "{error:?}");
+        }
         let stateless = rig.pillion.session(Plan::map(support::function("identity"))).input(rows(&[]).schema()).keyed(by_key());
         assert!(stateless.open().await.is_err());
         let back = run(&rig, open(&rig, "Sum", by_key()).await, &[Step::Watermark(5), Step::Watermark(4)]).await.unwrap_err();
-        assert!(back.message().contains("follows"), "{back:?}");
+        assert!(back.code() == Code::ProtocolViolation && back.message().contains("a watermark of 4 follows one of 5"), "{back:?}");
         let clock = run(&rig, open(&rig, "Sum", by_key()).await, &[Step::Clock(5)]).await.unwrap_err();
         assert_eq!(clock.code(), Code::ProtocolViolation);
+        let hosts = KeyedOptions { host_clock: true, ..by_key() };
+        let clock = run(&rig, open(&rig, "Sum", hosts).await, &[Step::Clock(5), Step::Clock(5), Step::Clock(4)]).await.unwrap_err();
+        assert!(clock.code() == Code::ProtocolViolation && clock.message().contains("processing time went back"), "{clock:?}");
+        rig.end().await;
+    });
+}
+
+#[test]
+fn state_in_memory_has_the_limit_that_is_configured() {
+    support::run(async {
+        let rig = Rig::with(support::Door::Embedded, |config| {
+            config.state.memory_bytes = Some(1 << 20);
+            config.state.full_wait = Duration::from_millis(50);
+        })
+        .await;
+        let batch = |letters: i64| Step::Rows((0..10).map(|key| (key, letters, 0)).collect());
+        let fits = [batch(20_000), batch(20_000)];
+        let seen = run(&rig, open(&rig, "Texts", by_key()).await, &fits).await.unwrap();
+        assert_eq!(per_key(&main_rows(&seen)).values().filter(|lengths| lengths.contains(&vec![40_000])).count(), 10);
+        // A bundle that would go beyond has no effect, and when no room was made for it the session ends. Another has a limit of its own.
+        let (mut input, mut output) = open(&rig, "Texts", by_key()).await.split();
+        let large = rows(&(0..10).map(|key| (key, 60_000, 0)).collect::<Vec<_>>());
+        input.send(large.clone()).await.unwrap();
+        let mut lengths = Vec::new();
+        while lengths.len() < 10 {
+            lengths.extend(table(&output.recv().await.unwrap().unwrap().batch).into_iter().map(|row| row[1]));
+        }
+        assert_eq!(lengths, [60_000; 10]);
+        input.send(large).await.unwrap();
+        let error = output.recv().await.unwrap().unwrap_err();
+        assert!(error.code() == Code::StateFull && error.message().contains("1.0 MiB"), "{error:?}");
+        assert!(error.hint_text().is_some_and(|hint| hint.contains("`state.memory_bytes`")), "{error:?}");
+        run(&rig, open(&rig, "Texts", by_key()).await, &fits).await.unwrap();
         rig.end().await;
     });
 }

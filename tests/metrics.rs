@@ -6,8 +6,8 @@ mod support;
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use pillion::{
-    Code, Event, FunctionRef, KeyedOptions, Plan, Session, SessionOptions,
-    host::Output,
+    Code, Event, FunctionRef, KeyedOptions, Plan, Session, SessionOptions, Store,
+    host::{Output, SessionOutput},
     metrics::{MetricTotal, MetricTotals},
 };
 use pillion_wire::proto::{Distribution, Histogram};
@@ -46,11 +46,16 @@ impl Functions {
         rig.pillion.session(self.plan(name)).input(numbers([1]).schema()).open().await.unwrap()
     }
 
-    /// Lines of this file's functions on the page, without the label that names the function.
+    /// User metrics of this file's functions.
     fn page(&self, name: &str) -> BTreeMap<String, f64> {
+        self.page_of("pillion_user", name)
+    }
+
+    /// Lines of this file's functions on the page that begin so, without the label that names the function.
+    fn page_of(&self, prefix: &str, name: &str) -> BTreeMap<String, f64> {
         let label = format!("function=\"{}:{name}\"", self.1);
         let lines = PROMETHEUS.render();
-        let mine = lines.lines().filter(|line| line.starts_with("pillion_user") && line.contains(&label));
+        let mine = lines.lines().filter(|line| line.starts_with(prefix) && line.contains(&label));
         mine.map(|line| {
             let (series, value) = line.rsplit_once(' ').unwrap();
             let series = series.replace(&format!("{label},"), "").replace(&format!(",{label}"), "").replace(&format!("{{{label}}}"), "");
@@ -241,6 +246,76 @@ fn keyed_functions_count_each_bundle_once() {
         }
         rig.end().await;
     });
+}
+
+/// Waits until the page shows this, as it is looked at from time to time.
+async fn shown(what: &str, page: impl Fn() -> bool) {
+    let seen = async {
+        while !page() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), seen).await.unwrap_or_else(|_| panic!("{what} was not shown"));
+}
+
+#[test]
+fn state_timers_and_checkpoints_are_measured() {
+    for (store, hits) in [(Store::Memory, 0.0), (Store::Disk, 10.0)] {
+        run(async {
+            let mut place = std::path::PathBuf::new();
+            let rig = Rig::with(Door::Embedded, |config| {
+                place = config.runtime_dir.with_file_name("checkpoints");
+                config.state.dir = config.runtime_dir.with_file_name("state");
+                config.state.checkpoints = Some(place.display().to_string());
+            })
+            .await;
+            let functions = Functions::new();
+            let page = |prefix: &str| functions.page_of(prefix, "Kept");
+            let batch = |what: &str| {
+                let keys: ArrayRef = Arc::new(Int64Array::from_iter_values(0..10));
+                RecordBatch::try_from_iter([("key", keys), ("path", Arc::new(StringArray::from_iter_values(vec![what; 10])))]).unwrap()
+            };
+            let plan = Plan::map(FunctionRef::file(functions.0.path().join(&functions.1), "Kept"));
+            let options = KeyedOptions { store, host_clock: true, ..KeyedOptions::by(["key"]) };
+            let mut session = rig.pillion.session(plan).input(batch("").schema()).keyed(options).open().await.unwrap();
+            let (input, output) = session.halves();
+            let checkpoint = async |output: &mut SessionOutput| loop {
+                if let Event::Checkpointed { result, .. } = output.next().await.unwrap().unwrap() {
+                    break result;
+                }
+            };
+            input.send(batch("put")).await.unwrap();
+            input.barrier(1).await.unwrap();
+            let written = checkpoint(output).await.unwrap();
+            shown("the state", || page("pillion_state_entries") == [("pillion_state_entries".to_owned(), 10.0)].into()).await;
+            shown("its timers", || page("pillion_timers") == [("pillion_timers".to_owned(), 10.0)].into()).await;
+            let bytes = |place: &str| page("pillion_state_bytes")[&format!("pillion_state_bytes{{place=\"{place}\"}}")];
+            shown("its memory", || bytes("memory") > 0.0).await;
+            shown("its place on disk", || (bytes("disk") > 0.0) == (store == Store::Disk)).await;
+            // Nothing can be made in a file.
+            std::fs::rename(&place, place.with_extension("aside")).unwrap();
+            std::fs::write(&place, "").unwrap();
+            input.send(batch("get")).await.unwrap();
+            input.processing_time(1_000).await.unwrap();
+            input.send(batch("get")).await.unwrap();
+            input.barrier(2).await.unwrap();
+            assert_eq!(checkpoint(output).await.unwrap_err().code(), Code::SnapshotFailed);
+            let checkpoints = page("pillion_checkpoint");
+            assert_eq!(checkpoints["pillion_checkpoints_total{outcome=\"ok\"}"], 1.0);
+            assert_eq!(checkpoints["pillion_checkpoints_total{outcome=\"failed\"}"], 1.0);
+            assert_eq!(checkpoints["pillion_checkpoint_seconds_count"], 1.0);
+            assert!(checkpoints["pillion_checkpoint_seconds_sum"] > 0.0);
+            assert_eq!(checkpoints["pillion_checkpoint_bytes_total"], written.new_bytes as f64);
+            drop(session);
+            // What a session had is taken out when it ends, and all that it did counts, however short it was.
+            shown("the end", || page("pillion_state_entries")["pillion_state_entries"] == 0.0).await;
+            shown("the end of the timers", || page("pillion_timers")["pillion_timers"] == 0.0).await;
+            assert_eq!(page("pillion_state_expired")["pillion_state_expired_total"], 10.0, "found when they were read");
+            let cache = page("pillion_state_cache");
+            assert!(cache["pillion_state_cache_total{outcome=\"hit\"}"] >= hits, "{cache:?}");
+            rig.end().await;
+        });
+    }
 }
 
 #[test]

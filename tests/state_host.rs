@@ -8,6 +8,10 @@ use pillion::{
     state::host::{HostCommit, HostDue, HostGet, HostPage, HostRows, HostTimers, Maps, StateHost},
     worker::BoxFuture,
 };
+use pillion_wire::{
+    ipc,
+    proto::{self, execute_request, execute_response, host_client::HostClient, host_state_message},
+};
 use std::{
     sync::{
         Arc,
@@ -20,6 +24,9 @@ use support::{
     keyed::{Step, by_key, keyed, keyed_in, main_rows, open, per_key, rig_with_places_and, rows, run, run_at_host},
     run as in_time,
 };
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::Streaming;
 
 /// Rows and watermarks, and between them times of the clock.
 fn steps() -> Vec<Step> {
@@ -202,6 +209,68 @@ fn a_state_stream_belongs_to_one_session_that_waits_for_it() {
             assert_eq!(Error::from_status(&status).code(), code);
         }
         drop(session);
+        rig.end().await;
+    });
+}
+
+/// The host protocol spoken by hand: a session of `Sum` whose host answers nothing. Its results, its questions, and what keeps either stream open.
+async fn by_hand(rig: &Rig) -> (Streaming<proto::ExecuteResponse>, Streaming<proto::SidecarStateMessage>, Kept) {
+    let channel = tonic::transport::Endpoint::from_shared(rig.endpoint.clone().unwrap()).unwrap().connect().await.unwrap();
+    let mut client = HostClient::new(channel);
+    let path = format!("{}/tests/functions/stateful.py", env!("CARGO_MANIFEST_DIR"));
+    let file = proto::FileFunction { path, name: "Sum".into() };
+    let function = proto::FunctionSpec { source: Some(proto::function_spec::Source::File(file)), ..Default::default() };
+    let call = proto::Call { function: Some(function), ..Default::default() };
+    let input = proto::KeyedInput { key_columns: vec![0], ..Default::default() };
+    let batch = rows(&[(1, 1, 0)]);
+    let open = proto::Open {
+        protocol_version: 1,
+        plan: Some(proto::Plan { calls: vec![call], ..Default::default() }),
+        input_schema: ipc::schema_to_ipc(&batch.schema()).into(),
+        credit: Some(proto::Credit { bytes: 1 << 20, rows: 1 << 20 }),
+        keyed: Some(proto::KeyedOptions { inputs: vec![input], backend: "host".into(), ..Default::default() }),
+        ..Default::default()
+    };
+    let (sender, requests) = mpsc::unbounded_channel();
+    let send = |seq, message| sender.send(proto::ExecuteRequest { seq, message: Some(message), ..Default::default() }).unwrap();
+    send(0, execute_request::Message::Open(open));
+    let mut answers = client.execute(UnboundedReceiverStream::new(requests)).await.unwrap().into_inner();
+    let Some(execute_response::Message::Opened(opened)) = answers.message().await.unwrap().unwrap().message else { panic!("not opened") };
+    let (telling, told) = mpsc::unbounded_channel();
+    telling.send(proto::HostStateMessage { message: Some(host_state_message::Message::SessionId(opened.session_id)) }).unwrap();
+    let questions = client.state(UnboundedReceiverStream::new(told)).await.unwrap().into_inner();
+    for message in ipc::Encoder::new(batch.schema()).unwrap().encode(&batch).unwrap().into_messages() {
+        send(1, execute_request::Message::Batch(message));
+    }
+    (answers, questions, (sender, telling))
+}
+
+type Kept = (mpsc::UnboundedSender<proto::ExecuteRequest>, mpsc::UnboundedSender<proto::HostStateMessage>);
+
+#[test]
+fn a_state_stream_that_breaks_ends_its_session_and_no_other() {
+    in_time(async {
+        let rig = Rig::new(Door::ConnectTcp).await;
+        let other = open(&rig, "Sum", by_key()).await;
+        for breaks in ["ends", "is dropped", "answers nonsense"] {
+            let (mut answers, mut questions, (_kept, telling)) = by_hand(&rig).await;
+            questions.message().await.unwrap().expect("it asks for the state of the bundle's key");
+            // The session waits for the answer.
+            match breaks {
+                "ends" => drop(telling),
+                "is dropped" => drop((telling, questions)),
+                _ => telling.send(proto::HostStateMessage::default()).unwrap(),
+            }
+            let error = loop {
+                match answers.message().await.unwrap().expect("the session ended without a word").message {
+                    Some(execute_response::Message::Failed(error)) => break error,
+                    _ => continue,
+                }
+            };
+            assert_eq!(error.code, "state_host_failed", "{breaks}: {error:?}");
+            assert!(!error.hint.is_empty() && answers.message().await.unwrap().is_none(), "{breaks}: {error:?}");
+        }
+        assert_eq!(main_rows(&run(&rig, other, &[Step::Rows(vec![(1, 5, 0)])]).await.unwrap()), [[1, 5]]);
         rig.end().await;
     });
 }

@@ -3,11 +3,11 @@
 
 mod support;
 
-use pillion::{EnvironmentSpec, KeyedOptions, Session};
-use std::collections::BTreeMap;
+use pillion::{EnvironmentSpec, KeyedOptions, Session, state::host::Maps};
+use std::{collections::BTreeMap, sync::Arc};
 use support::{
     Mode, Rig, everywhere, in_mode,
-    keyed::{Row, Seen, Step, by_key, keyed_in, main_rows, run},
+    keyed::{Row, STORES, Seen, Step, by_key, keyed_in, main_rows, run, run_at_host, with},
 };
 
 async fn open(rig: &Rig, name: &str, options: KeyedOptions) -> Session {
@@ -124,6 +124,31 @@ fn large_maps_are_looked_up_and_iterated() {
         let session = open(&rig, "Inventory", by_key()).await;
         let seen = run(&rig, session, &steps).await.unwrap();
         assert_eq!(main_rows(&seen), [[1, -1, 10_000], [1, 9_999, 9_999], [1, 5, 9_998], [1, -1, 9_998], [1, -1, 9_998]]);
+        rig.end().await;
+    });
+}
+
+#[test]
+fn a_prefix_of_maps_is_cleared() {
+    everywhere(async |setup| {
+        // An answer holds a quarter of a message, so that the large map comes in several.
+        let rig = Rig::with(setup, |config| {
+            config.limits.max_batch_bytes = 1 << 20;
+            config.state.dir = config.runtime_dir.parent().unwrap().join("state");
+        })
+        .await;
+        let rows = |values: &[i64]| Step::Rows(values.iter().map(|&value| (1, value, 0)).collect());
+        let steps = [rows(&[0]), rows(&[1]), rows(&[3, 3]), rows(&[1, 12])];
+        let expected = [[2200, 11, 1], [2001, 8, 1], [1802, 7, 1], [1802, 7, 1], [1802, 7, 1], [1803, 7, 0]];
+        let expected = expected.map(|[large, small, found]| [1, large, small, found]);
+        for store in STORES {
+            let seen = run(&rig, open(&rig, "Paths", with(store)).await, &steps).await.unwrap();
+            assert_eq!(main_rows(&seen), expected, "{store:?}");
+        }
+        // A host that is behind with applying: the last prefix lies over what it answers.
+        let maps = Arc::new(Maps::default());
+        let session = keyed_in("windows.py", &rig, "Paths", by_key()).state_host(maps.clone()).open().await.unwrap();
+        assert_eq!(main_rows(&run_at_host(&rig, session, &steps, &maps, 2).await.unwrap()), expected);
         rig.end().await;
     });
 }

@@ -16,6 +16,10 @@ pub struct StateConfig {
     /// be where every node reaches them. Default: none, and a barrier saves nothing.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "place")]
     pub checkpoints: Option<String>,
+    /// Memory that the state and the timers of one session in the `memory` store may take. A bundle that would need more finds the store full; a checkpoint that has more is
+    /// not restored (`state_full`). Default none.
+    #[serde(with = "units::size_or_none")]
+    pub memory_bytes: Option<u64>,
     /// Memory of one `disk` store for the values that were read or written last. Default 256MiB.
     #[serde(with = "units::size")]
     pub disk_cache_bytes: u64,
@@ -32,6 +36,7 @@ impl Default for StateConfig {
         Self {
             dir: places::default_cache_dir().join("state"),
             checkpoints: None,
+            memory_bytes: None,
             disk_cache_bytes: 256 << 20,
             disk_reserve_bytes: 256 << 20,
             full_wait: Duration::from_secs(60),

@@ -231,6 +231,19 @@ pub fn encode_map_keys(keys: &ArrayRef) -> Result<BinaryArray> {
     KeyEncoder::new(vec![("map key".into(), keys.data_type().clone())], true)?.encode(std::slice::from_ref(keys))
 }
 
+/// Whether keys of a type have beginnings: strings and binaries of any layout.
+pub fn has_prefixes(data_type: &DataType) -> bool {
+    match physical::plain(data_type) {
+        Some(plain) => has_prefixes(&plain),
+        None => matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Binary | DataType::LargeBinary),
+    }
+}
+
+/// What the bytes of all keys begin with that begin with this one, a string or binary: its bytes without the mark that ends it.
+pub fn prefix_of(encoded: &[u8]) -> &[u8] {
+    encoded.strip_suffix(&physical::END).unwrap_or(encoded)
+}
+
 /// Typed map keys.
 ///
 /// # Errors

@@ -57,6 +57,27 @@ fn every_type_comes_back_and_equal_values_are_equal_bytes() {
     }
 }
 
+proptest! {
+    #[test]
+    fn keys_begin_with_a_string_exactly_if_their_bytes_begin_with_its_prefix(texts in proptest::collection::vec("[a\0\u{ff}é]{0,4}", 2..20)) {
+        let layouts: [ArrayRef; 3] = [
+            Arc::new(StringArray::from(texts.clone())),
+            Arc::new(arrow_array::StringViewArray::from(texts.clone())),
+            Arc::new(BinaryArray::from_iter_values(&texts)),
+        ];
+        for column in layouts {
+            prop_assert!(has_prefixes(column.data_type()));
+            let keys = encode_map_keys(&column).unwrap();
+            for (one, key) in texts.iter().zip(&keys) {
+                for (other, prefix) in texts.iter().zip(&keys) {
+                    prop_assert_eq!(key.unwrap().starts_with(prefix_of(prefix.unwrap())), one.starts_with(other.as_str()));
+                }
+            }
+        }
+        prop_assert!(!has_prefixes(&DataType::Int64) && !has_prefixes(&DataType::FixedSizeBinary(4)));
+    }
+}
+
 #[test]
 fn layouts_of_the_same_values_have_the_same_keys() {
     let texts = ["x", "", "x", "yy"];

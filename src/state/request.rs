@@ -196,7 +196,7 @@ pub struct Sizes {
     pub disk_bytes: u64,
     /// Reads that a cache answered.
     pub cache_hits: u64,
-    /// Reads that went past it.
+    /// Reads that went past it; none where there is no cache.
     pub cache_misses: u64,
     /// Entries removed because they were expired.
     pub expired: u64,

@@ -4,7 +4,7 @@ import os
 import signal
 import time
 
-from pillion import KeyedProcessFunction, ScalarFunction, ValueState, udf
+from pillion import KeyedProcessFunction, ScalarFunction, Ttl, ValueState, udf
 
 
 class Everything(ScalarFunction):
@@ -94,6 +94,20 @@ class Large(ScalarFunction):
 
 
 large = udf(Large(), result_type="string")
+
+
+class Kept(KeyedProcessFunction):
+    """Keeps a value per key and sets a timer, at `put`; else it reads the value."""
+
+    output = {"key": "bigint", "there": "bigint"}
+    kept = ValueState("bigint", ttl=Ttl(100, count_reads=True))
+
+    def process_element(self, value, ctx):
+        if value.path == "put":
+            self.kept.update(value.key)
+            ctx.timer_service().register_event_time_timer(1_000)
+        else:
+            yield value.key, int(self.kept.value() is not None)
 
 
 class Keyed(KeyedProcessFunction):

@@ -153,6 +153,17 @@ class Ticker(KeyedProcessFunction):
         yield ctx.get_current_key(), count
 
 
+class Listed(KeyedProcessFunction):
+    """A running sum, whatever the key is."""
+
+    output = "bigint"
+    total = ValueState("bigint")
+
+    def process_element(self, value, ctx):
+        self.total.update((self.total.value() or 0) + value.value)
+        yield self.total.value()
+
+
 class Texts(KeyedProcessFunction):
     """A text that grows by as many letters as the value says; its length, now and when its timer fires at 50."""
 

@@ -81,6 +81,25 @@ class Inventory(KeyedProcessFunction):
         yield value.key, -1 if found is None else int(found[: len(found) // 8]), left
 
 
+class Paths(KeyedProcessFunction):
+    """A large map and a small one of paths. 0 fills eleven folders; others empty one, all but its last file. What is left."""
+
+    output = {"key": "bigint", "large": "bigint", "small": "bigint", "found": "bigint"}
+    large = MapState("string", "string")
+    small = MapState("bytes", "bigint")
+
+    def process_element(self, value, ctx):
+        if value.value == 0:
+            self.large.put_all({f"{folder}/{file}": "x" * 200 for folder in range(1, 12) for file in range(200)})
+            self.small.put_all({f"{folder}/".encode(): folder for folder in range(1, 12)})
+        else:
+            self.large.put(f"{value.value}/first", "")
+            self.large.clear_prefix(f"{value.value}/")
+            self.large.put(f"{value.value}/last", "")
+            self.small.clear_prefix(f"{value.value}".encode())
+        yield value.key, len(self.large), len(self.small), int(f"{value.value + 1}/199" in self.large)
+
+
 class Remembered(KeyedProcessFunction):
     """What was read or written less than 100 ms of processing time ago: a value, a list and an entry of a map."""
 

@@ -31,6 +31,8 @@ pub mod op {
     pub const CLEAR: u8 = 3;
     /// The value was read.
     pub const TOUCH: u8 = 4;
+    /// Remove the entries of a map whose keys begin with a string or binary.
+    pub const CLEAR_PREFIX: u8 = 5;
     /// Register a timer.
     pub const SET: u8 = 0;
     /// Delete a timer.

@@ -132,9 +132,13 @@ class Everything(KeyedProcessFunction):
             cell.put(key, (cell.get(key) or 0) + n) if n % 4 else cell.remove(key)
             if n % 7 == 0:
                 cell.clear()
+            if n % 5 == 0:
+                cell.clear_prefix(key)
         array = self.arrays.get(key) or []
         array.append(n)
         self.arrays.put(key, array)
+        if n % 6 == 0:
+            self.arrays.clear_prefix(key)
 
     def timer(self, ctx: Any, n: int) -> None:
         service = ctx.timer_service()

@@ -138,6 +138,33 @@ def test_the_keys_of_the_next_rows_are_fetched_and_forgotten(monkeypatch: pytest
     assert len(questions) == 8
 
 
+def test_a_prefix_of_a_large_map_is_cleared() -> None:
+    @process(output="string")
+    class Function(KeyedProcessFunction):
+        paths = MapState("string", "bigint")
+
+        def process_element(self, value: Any, ctx: Any) -> Any:
+            if value.amount == 0:
+                self.paths.put_all({f"{one:02}": one for one in range(100)})
+                return
+            self.paths.put("971", 5)
+            self.paths.clear_prefix("97")
+            self.paths.clear_prefix("0")
+            assert "97" not in self.paths and self.paths.get("03") is None  # neither is looked up
+            assert self.paths.get("98") == 98
+            self.paths.put("05", 1)
+            yield from sorted(self.paths)
+            assert len(self.paths) == 90
+
+    harness = Harness(Function, input=INPUT, key="user", deferred=["paths"], page=10)
+    harness.push(("a", 0))
+    questions = asked(harness)
+    harness.push(("a", 1))
+    expected = ["05", *(f"{one:02}" for one in range(10, 100) if one != 97)]
+    assert harness.output() == expected and sorted(harness.state("paths", "a")) == expected
+    assert questions == [(1, False, False), (1, False, True), *[(1, True, False)] * 9]
+
+
 @pytest.mark.parametrize("read", ["items", "entries"])
 def test_reads_of_parts_count(read: str) -> None:
     def body(items: Any, entries: Any) -> Any:

@@ -71,6 +71,7 @@ class Script(KeyedProcessFunction):
     items = ListState("string")
     entries = MapState("string", "bigint")
     pickles = MapState(PICKLED, PICKLED)
+    binaries = MapState("bytes", "bigint", ttl=Ttl(1_000, count_reads=True))
 
     def process_element(self, value, ctx):
         getattr(self, value.op)(value.arg)
@@ -78,7 +79,7 @@ class Script(KeyedProcessFunction):
 
     def seen(self):
         found = self.value.value(), self.items.get(), sorted(self.entries.items()), sorted(self.pickles.items())
-        return repr(found)
+        return repr((*found, sorted(self.binaries.items())))
 
     def set(self, arg):
         self.value.update(arg)
@@ -107,10 +108,26 @@ class Script(KeyedProcessFunction):
         self.entries.clear()
         self.pickles.clear()
 
+    def path(self, arg):
+        self.entries[path(arg)] = arg
+        self.binaries[path(arg).encode()] = arg
+
+    def unpath(self, arg):
+        self.entries.clear_prefix(path(arg))
+        self.binaries.clear_prefix(path(arg).encode())
+
     def look(self, arg):
+        known = dict(self.entries.items())
+        for one in map(path, range(10)):
+            assert self.entries.get(one) == known.get(one) and (one in self.entries) == (one in known)
         assert ("0" in self.entries) == self.entries.contains("0")
         assert len(self.entries) == len(self.entries.keys()) == len(list(self.entries)) == len(self.entries.values())
         assert self.entries.is_empty() == (not self.entries.items())
+
+
+def path(arg: int) -> str:
+    """Ten strings of which some begin with others, with zeros among them."""
+    return ("", "0", "a", "a\0", "a\0b", "ab", "aba", "ä", "\0", "b")[arg]
 
 
 class Model:
@@ -121,6 +138,7 @@ class Model:
         self.items: list[str] = []
         self.entries: dict[str, int] = {}
         self.pickles: dict[Any, Any] = {}
+        self.binaries: dict[bytes, int] = {}
 
     def do(self, op: str, arg: int) -> str:
         if op == "set":
@@ -141,16 +159,23 @@ class Model:
             self.pickles.pop((arg % 2, "k"), None)
         elif op == "clear":
             self.entries, self.pickles = {}, {}
-        return repr((self.value, self.items, sorted(self.entries.items()), sorted(self.pickles.items())))
+        elif op == "path":
+            self.entries[path(arg)] = self.binaries[path(arg).encode()] = arg
+        elif op == "unpath":
+            self.entries = {key: one for key, one in self.entries.items() if not key.startswith(path(arg))}
+            binary = path(arg).encode()
+            self.binaries = {key: one for key, one in self.binaries.items() if not key.startswith(binary)}
+        maps = [sorted(one.items()) for one in (self.entries, self.pickles, self.binaries)]
+        return repr((self.value, self.items, *maps))
 
 
-OPS = ("set", "drop", "add", "replace", "forget", "put", "remove", "clear", "look")
+OPS = ("set", "drop", "add", "replace", "forget", "put", "remove", "clear", "look", "path", "path", "path", "unpath")
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_programs_like_a_model(seed: int) -> None:
     chance = random.Random(seed)
-    deferred = [name for name in ("value", "items", "entries", "pickles") if chance.random() < 0.3]
+    deferred = [name for name in ("value", "items", "entries", "pickles", "binaries") if chance.random() < 0.3]
     harness = Harness(
         Script,
         input={"user": "bigint", "op": "string", "arg": "bigint"},
@@ -177,6 +202,25 @@ def test_rows_that_are_only_added_read_nothing() -> None:
     assert (name, others) == ("all", [])
     assert [column.to_pylist() for column in writes.columns] == [[0, 1], [1, 1], [1, 2]]
     assert writes.names == ["key", "op", "value"]
+
+
+@pytest.mark.parametrize("deferred", [(), ("paths",)])
+def test_clearing_a_prefix_reads_nothing(deferred: tuple[str, ...]) -> None:
+    @process(output="bigint", cells={"paths": MapState("string", "bigint")})
+    def work(value, ctx):
+        paths = ctx.state.paths
+        paths.put("a/2", 2)
+        paths.clear_prefix("a/")
+        paths.clear_prefix("a/b/")  # is gone already
+        paths.put("a/3", 3)
+        assert "a/1" not in paths and paths["a/3"] == 3
+
+    harness = Harness(work, input=INPUT, key="user", deferred=deferred)
+    harness.push(("ann", 1))
+    (name, writes), *others = harness.effects[0].writes
+    assert (name, others, writes.names) == ("paths", [], ["key", "op", "sub", "value"])
+    assert [column.to_pylist() for column in writes.columns] == [[0, 0], [5, 0], ["a/", "a/3"], [None, 3]]
+    assert harness.state("paths", "ann") == {"a/3": 3}
 
 
 def test_simple_functions() -> None:

@@ -62,11 +62,18 @@ def test_past_timers() -> None:
     harness.push(("a", 5))
     assert harness.output() == [("a", 5, "PROCESSING_TIME", "named")]  # at once
     harness.advance_watermark(50)
+    assert harness.output() == []  # the same again is no advance
+    harness.advance_watermark(51)
     assert harness.output() == [("a", 5, "EVENT_TIME", "")]  # at the next advance
     with pytest.raises(ValueError, match="back"):
-        harness.advance_watermark(49)
+        harness.advance_watermark(50)
     with pytest.raises(ValueError, match="back"):
         harness.advance_processing_time(99)
+    harness.finish()
+    harness.push(("a", 6))
+    assert harness.output() == [("a", 6, "PROCESSING_TIME", "named")]
+    harness.finish()
+    assert harness.output() == [("a", 6, "EVENT_TIME", "")]  # at the end, though time cannot advance any more
 
 
 def test_rows_see_the_watermark_before_theirs() -> None:

@@ -169,11 +169,11 @@ def test_lists_and_maps_like_a_model(form: str, seed: int) -> None:
         keys = plain(ctx.keys["user"])
         every = range(len(keys))
         for _ in range(6):
-            op, at = chance.randrange(5), [one for one in every if chance.random() < 0.6]
+            op, at = chance.randrange(6), [one for one in every if chance.random() < 0.6]
             if not at:
                 continue
             at = sorted([*at, at[0]]) if op == 0 else at
-            names = [f"{chance.randrange(3)}" for _ in at]
+            names = [chance.choice(("0", "1", "10", "100", "")) for _ in at]
             numbers = [chance.randrange(100) for _ in at]
             if op == 0:
                 ctx.state.append("items", column(form, names), keys=at)
@@ -191,6 +191,12 @@ def test_lists_and_maps_like_a_model(form: str, seed: int) -> None:
                 ctx.state.remove_entries("entries", column(form, names), keys=at)
                 for key, name in zip(at, names):
                     entries.get(keys[key], {}).pop(name, None)
+            elif op == 4:
+                prefixes = [chance.choice(("", "0", "1", "10", "x")) for _ in at]
+                ctx.state.clear_prefixes("entries", column(form, prefixes), keys=at)
+                for key, prefix in zip(at, prefixes):
+                    held = entries.get(keys[key], {})
+                    entries[keys[key]] = {name: one for name, one in held.items() if not name.startswith(prefix)}
             elif form != "arrow":
                 assert [list(one or ()) for one in ctx.state["items"]] == [items.get(key, []) for key in keys]
                 assert [one or {} for one in ctx.state["entries"]] == [entries.get(key, {}) for key in keys]
@@ -291,6 +297,10 @@ def test_reads_that_count_are_told(form: str) -> None:
             lambda ctx, form: ctx.state.put_entries("entries", column(form, [1, 2]), column(form, ["a", "b"])),
             "state_type",
         ),
+        (lambda ctx, form: ctx.state.clear_prefixes("entries", column(form, ["a", None])), "state_type"),
+        (lambda ctx, form: ctx.state.clear_prefixes("entries", column(form, ["a"])), "result_length"),
+        (lambda ctx, form: ctx.state.clear_prefixes("pickles", column(form, ["a", "b"])), "state_type"),
+        (lambda ctx, form: ctx.state.clear_prefixes("items", column(form, ["a", "b"])), "state_type"),
         (lambda ctx, form: ctx.set_timers(2**70), "timer_out_of_range"),
         (lambda ctx, form: ctx.set_timers(column(form, [1, 2, 3])), "result_length"),
         (lambda ctx, form: ctx.set_timers(1, domain="lunar"), "declaration_invalid"),

@@ -7,7 +7,7 @@ use crate::{
     state::{
         Addresses, Cell, CellId, Cells, Cleanup, Entries, Kind, Op, Shape, Ttl, Update, Visibility, Writes,
         codec::{self, Nulls},
-        encoding::{Distinct, Groups, KeyEncoder, encode_map_keys, key_group},
+        encoding::{Distinct, Groups, KeyEncoder, encode_map_keys, has_prefixes, key_group, prefix_of},
     },
 };
 use arrow_array::{Array, ArrayRef, BinaryArray, RecordBatch, StructArray, UInt16Array, UInt32Array, cast::AsArray, types};
@@ -240,6 +240,7 @@ impl Columns {
         let wrong = |code: u8| Error::new(Code::ProtocolViolation, format!("operation {code} cannot be done to cell `{}`", declared.name));
         let values = batch.column(4);
         let single = declared.shape() == Shape::Single;
+        let prefixed = declared.key.as_ref().is_some_and(has_prefixes);
         let ops = batch.column(2).as_primitive::<types::UInt8Type>().values().iter().enumerate().map(|(row, &code)| match code {
             // No value is no entry.
             op::PUT if single && values.is_null(row) => Ok(Op::Clear),
@@ -248,6 +249,7 @@ impl Columns {
             op::REMOVE => Ok(Op::Remove),
             op::CLEAR => Ok(Op::Clear),
             op::TOUCH => Ok(Op::Touch),
+            op::CLEAR_PREFIX if prefixed && batch.column(3).is_valid(row) => Ok(Op::ClearPrefix),
             other => Err(wrong(other)),
         });
         let ops: Vec<Op> = ops.collect::<Result<_>>()?;
@@ -259,7 +261,12 @@ impl Columns {
 
 /// The map keys of writes: null for what concerns the whole map. A null that is written or removed is a key like others.
 fn entries_of(keys: &ArrayRef, ops: &[Op]) -> Result<BinaryArray> {
-    let (offsets, values, _) = encode_map_keys(keys)?.into_parts();
+    let mut encoded = encode_map_keys(keys)?;
+    if ops.contains(&Op::ClearPrefix) {
+        let cut = |(row, op): (usize, &Op)| if *op == Op::ClearPrefix { prefix_of(encoded.value(row)) } else { encoded.value(row) };
+        encoded = BinaryArray::from_iter_values(ops.iter().enumerate().map(cut));
+    }
+    let (offsets, values, _) = encoded.into_parts();
     let whole = |(row, op): (usize, &Op)| matches!(op, Op::Clear) || (matches!(op, Op::Touch) && keys.is_null(row));
     let named: NullBuffer = ops.iter().enumerate().map(|row| !whole(row)).collect();
     BinaryArray::try_new(offsets, values, Some(named)).map_err(|error| unfit(&error))

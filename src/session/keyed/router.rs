@@ -141,6 +141,8 @@ pub(super) async fn route(keyed: Arc<Keyed>, mut items: mpsc::UnboundedReceiver<
         keyed.session.cancel(error);
     }
     keyed.calls.cancel();
+    // What was read since the last look counts, too.
+    keyed.metrics.saw(keyed.backend.sizes());
     if let Err(error) = keyed.backend.close() {
         tracing::warn!("the state of a session cannot be removed: {error}");
     }

@@ -71,7 +71,10 @@ impl Store {
                 let host = Arc::new(Host::new(keeper.0, cells, parallelism, options)?);
                 return Ok(Made { backend: host.clone(), host: Some(host) });
             }
-            Store::Memory => Arc::new(Memory::new(cells, parallelism, None)?),
+            Store::Memory => {
+                let limit = config.memory_bytes.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
+                Arc::new(Memory::new(cells, parallelism, limit)?)
+            }
             Store::Disk => {
                 let mut options = DiskOptions::new(&config.dir);
                 (options.cache_bytes, options.reserve_bytes) = (config.disk_cache_bytes, config.disk_reserve_bytes);
@@ -108,7 +111,6 @@ pub(super) async fn restore(
         max_parallelism: columns.max_parallelism(),
         keys: columns.encoder().clone(),
         now_ms,
-        migrate: None,
     };
     let restored = place.restore(restore, store.clone()).await?;
     tracing::info!(

@@ -93,6 +93,7 @@ impl RemoteHost {
 
 fn gone() -> Error {
     Error::new(Code::StateHostFailed, "the host that keeps the state has closed its stream")
+        .hint("keep the `State` stream open as long as its session; the host opens the session again from its own checkpoint")
 }
 
 fn unasked() -> Error {

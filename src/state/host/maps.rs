@@ -91,7 +91,9 @@ impl StateHost for Maps {
 
 impl Held {
     fn apply(&mut self, bundle: u64) -> Result<()> {
-        while let Some(commit) = self.waiting.pop_front_if(|commit| commit.bundle <= bundle) {
+        while self.waiting.front().is_some_and(|commit| commit.bundle <= bundle)
+            && let Some(commit) = self.waiting.pop_front()
+        {
             self.applied = commit.bundle;
             for columns in &commit.writes {
                 (0..columns.writes.at.len()).try_for_each(|row| self.write(&commit, columns, row))?;

@@ -1,7 +1,7 @@
 //! State that the host keeps: the engine asks it the same columnar questions, and overlays what it has sealed and the host has not applied yet (DESIGN D6).
 //!
 //! [`StateHost`] is what a host implements. It keeps ordered maps of opaque bytes, by (cell, key group, key, namespace) and sub-key, and a set of timers; it needs to know nothing of
-//! types, lists or times to live. A host that is connected is a [`RemoteHost`]: the same questions as messages. [`Maps`] is the simplest host.
+//! types, lists or times to live. A host that is connected is asked the same questions as messages. [`Maps`] is the simplest host.
 
 mod line;
 mod maps;
@@ -9,9 +9,9 @@ mod overlay;
 mod rows;
 #[cfg(test)]
 mod tests;
-pub mod wire;
+pub(crate) mod wire;
 
-pub use line::{Answers, RemoteHost};
+pub(crate) use line::{Answers, RemoteHost};
 pub use maps::Maps;
 
 use super::{
@@ -28,10 +28,7 @@ use arrow_buffer::OffsetBuffer;
 use overlay::Overlay;
 use std::{
     fmt,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 use tokio::{sync::Notify, time::timeout};
@@ -188,7 +185,6 @@ pub struct Host {
     overlay: Mutex<Overlay>,
     /// Tells whoever waits for room that the host has applied something.
     applied: Notify,
-    reads: AtomicU64,
 }
 
 impl Host {
@@ -198,8 +194,7 @@ impl Host {
     /// [`Code::OptionsInvalid`] for an impossible max parallelism.
     pub fn new(host: Arc<dyn StateHost>, cells: Cells, max_parallelism: u16, options: HostOptions) -> Result<Self> {
         let slots = memory::slots(max_parallelism)?;
-        let (overlay, applied, reads) = (Mutex::default(), Notify::new(), AtomicU64::new(0));
-        Ok(Host { host, cells, slots, options, overlay, applied, reads })
+        Ok(Host { host, cells, slots, options, overlay: Mutex::default(), applied: Notify::new() })
     }
 
     /// The host has applied all bundles up to this one.
@@ -243,7 +238,6 @@ impl Host {
 
     /// The overlay as it is before a read: what the read may not see yet is in it, whatever is dropped meanwhile.
     fn frozen(&self) -> Overlay {
-        self.reads.fetch_add(1, Ordering::Relaxed);
         self.overlay().clone()
     }
 
@@ -408,12 +402,7 @@ impl StateBackend for Host {
 
     fn sizes(&self) -> Sizes {
         let overlay = self.overlay();
-        Sizes {
-            overlay: overlay.len() as u64,
-            memory_bytes: overlay.memory() as u64,
-            cache_misses: self.reads.load(Ordering::Relaxed),
-            ..Sizes::default()
-        }
+        Sizes { overlay: overlay.len() as u64, memory_bytes: overlay.memory() as u64, ..Sizes::default() }
     }
 
     fn view(&self, _groups: &[u16], _now_ms: i64) -> Result<Arc<dyn View>> {

@@ -96,7 +96,9 @@ impl Overlay {
         if bundle > self.last {
             return false;
         }
-        while let Some(sealed) = self.sealed.pop_front_if(|sealed| sealed.bundle <= bundle) {
+        while self.sealed.front().is_some_and(|sealed| sealed.bundle <= bundle)
+            && let Some(sealed) = self.sealed.pop_front()
+        {
             self.memory -= sealed.memory;
         }
         true

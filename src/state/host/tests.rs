@@ -1,12 +1,12 @@
 use super::*;
 use crate::state::{
     Cells,
-    conformance::{self, Subject, address, cells, commit, now, writes},
+    conformance::{self, Subject, address, cells, commit, now, value, writes},
 };
 use pillion_wire::{frame::FrameLimits, proto};
 use proptest::prelude::*;
 use prost::Message;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Notify;
 use wire::Question;
 
@@ -113,6 +113,9 @@ fn the_overlay_goes_when_the_host_has_applied() {
     assert_eq!(subject.backend.sizes().overlay, 3);
     (subject.settle)(2);
     assert_eq!(subject.backend.sizes().overlay, 1);
+    // There is no cache that a read could miss.
+    assert!(value(&*subject.backend, 0, &address(0, "a"), 0).is_some());
+    assert_eq!((subject.backend.sizes().cache_hits, subject.backend.sizes().cache_misses), (0, 0));
 }
 
 #[test]

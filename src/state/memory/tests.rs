@@ -35,6 +35,11 @@ fn a_full_store_refuses_and_goes_on() {
     let clear = writes(0, &[(0, Op::Clear, None, None)]);
     conformance::now(store.apply(&commit(seq, &[address(0, "k1")], vec![clear], 0))).unwrap();
     put(seq + 1, "again").unwrap();
+    // Neither does more come in by a checkpoint.
+    let view = store.view(&[0], 0).unwrap();
+    let load = |into: &Memory| view.read(0, Some(0), &mut |rows| into.load(rows));
+    load(&Memory::new(cells(), 2, Some(100_000)).unwrap()).unwrap();
+    assert_eq!(load(&Memory::new(cells(), 2, Some(50_000)).unwrap()).unwrap_err().code(), Code::StateFull);
 }
 
 #[test]

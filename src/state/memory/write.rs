@@ -15,9 +15,9 @@ use crate::{
         check,
         columns::value,
     },
-    timer::identity,
+    timer::{TimerOp, identity},
 };
-use arrow_array::Array;
+use arrow_array::{Array, BinaryArray};
 use std::{
     collections::BTreeMap,
     sync::{Arc, PoisonError, atomic::Ordering},
@@ -25,6 +25,15 @@ use std::{
 
 /// A commit looks into at most so many groups for what is expired, be they ever so empty.
 const CLEANED: usize = 64;
+
+/// Memory of a timer that is new, roughly.
+const TIMER: usize = 48;
+
+/// Memory of so many entries that are new, with these values, roughly.
+fn entries(count: usize, values: &BinaryArray) -> usize {
+    let long: usize = (0..values.len()).map(|row| values.value_length(row) as usize).filter(|&len| len > 22).sum();
+    long + count * 64
+}
 
 impl Memory {
     pub(super) fn apply_now(&self, commit: &Commit) -> Result<()> {
@@ -78,18 +87,20 @@ impl Memory {
 
     /// Refuses a commit that would not fit, before anything of it took effect.
     fn make_room(&self, commit: &Commit) -> Result<()> {
+        let adds = |columns: &Writes| entries(columns.ops.iter().filter(|op| matches!(op, Op::Put | Op::Append)).count(), &columns.values);
+        let sets = commit.timers.ops.iter().filter(|op| matches!(op, TimerOp::Set | TimerOp::Replace)).count();
+        self.room_for(|| commit.writes.iter().map(adds).sum::<usize>() + sets * TIMER)
+    }
+
+    fn room_for(&self, needs: impl Fn() -> usize) -> Result<()> {
         if self.limit == usize::MAX {
             return Ok(());
         }
-        let adds = |columns: &Writes| {
-            let long: usize = (0..columns.values.len()).map(|row| columns.values.value_length(row) as usize).filter(|&len| len > 22).sum();
-            long + columns.ops.iter().filter(|op| matches!(op, Op::Put | Op::Append)).count() * 64
-        };
-        let needs = commit.writes.iter().map(adds).sum::<usize>() + commit.timers.len() * 48;
+        let needs = needs();
         if needs > 0 && self.sizes_in_bytes() + needs > self.limit {
             let limit = bytesize::ByteSize(self.limit as u64);
             return Err(Error::new(Code::StateFull, format!("the state would grow beyond its limit of {limit}"))
-                .hint("raise the limit, give cells a time to live, or keep the state on disk")
+                .hint("raise `state.memory_bytes`, give cells a time to live, or keep the state on disk")
                 .retryable());
         }
         Ok(())
@@ -126,6 +137,10 @@ impl Memory {
 
     pub(super) fn load_now(&self, rows: &Rows) -> Result<()> {
         slot(rows.group, self.groups.len())?;
+        self.room_for(|| match &rows.part {
+            Part::Timers { timestamps, .. } => timestamps.len() * TIMER,
+            Part::Entries { values, access, .. } => entries(access.len(), values),
+        })?;
         let mut group = self.group(rows.group)?;
         let mut packed = Vec::new();
         match &rows.part {

@@ -44,6 +44,9 @@ pub const NULL: u8 = 0;
 /// Written before each value.
 pub const PRESENT: u8 = 1;
 
+/// Written behind a string that is a key, or a part of one.
+pub const END: [u8; 2] = [0, 0];
+
 /// Takes bytes off the front.
 pub fn take<'a>(input: &mut &'a [u8], len: usize) -> Option<&'a [u8]> {
     let (head, tail) = input.split_at_checked(len)?;
@@ -136,7 +139,7 @@ impl Form for Key {
             }
             out.extend_from_slice(piece);
         }
-        out.extend_from_slice(&[0, 0]);
+        out.extend_from_slice(&END);
     }
 
     fn read_bytes(input: &mut &[u8], out: &mut Vec<u8>) -> Option<()> {

@@ -105,7 +105,6 @@ pub fn restoring(handles: &[&Manifest], groups: std::ops::Range<u16>) -> Restore
         max_parallelism: GROUPS,
         keys: keys(),
         now_ms: 2000,
-        migrate: None,
     }
 }
 

@@ -17,7 +17,7 @@ mod write;
 
 pub use manifest::{FileEntry, Manifest, Origin};
 pub use place::Place;
-pub use restore::{Migrate, Restore, Restored};
+pub use restore::{Restore, Restored};
 pub use write::{Base, Take};
 
 use crate::error::{Code, Error, Result};

@@ -3,15 +3,12 @@
 use super::{Checkpoints, FileEntry, Manifest, manifest::damaged, table::Layout};
 use crate::{
     error::{Code, Error, Result},
-    state::{BROADCAST_GROUP, Cell, Cells, Part, Rows, StateBackend, codec, encoding::KeyEncoder},
+    state::{BROADCAST_GROUP, Cell, Cells, StateBackend, encoding::KeyEncoder},
 };
-use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_array::{Array, RecordBatch};
 use arrow_ipc::reader::FileReader;
 use bytes::Bytes;
 use std::{io::Cursor, sync::Arc};
-
-/// Makes values of a cell's new type from those of its old one: the name of the cell, the old values, the new type.
-pub type Migrate = Arc<dyn Fn(&str, &ArrayRef, &arrow_schema::DataType) -> Result<ArrayRef> + Send + Sync>;
 
 /// What is restored.
 #[derive(Clone)]
@@ -28,8 +25,6 @@ pub struct Restore {
     pub keys: KeyEncoder,
     /// The last access of entries whose cell had no time to live and has one now.
     pub now_ms: i64,
-    /// For cells whose type of values changed, by name; without it a change is refused.
-    pub migrate: Option<Migrate>,
 }
 
 /// What came of it.
@@ -93,8 +88,6 @@ struct Plan {
     name: Option<String>,
     /// As it is in the files.
     stored: Layout,
-    /// The cell as it is declared now, if its values must be migrated.
-    migrated: Option<Cell>,
 }
 
 fn check(manifest: &Manifest, restore: &Restore) -> Result<()> {
@@ -136,7 +129,7 @@ fn cover(manifests: &[Manifest], restore: &Restore) -> Result<()> {
 
 fn plans(stored: &Cells, declared: &Cells, restore: &Restore) -> Result<Vec<Plan>> {
     let keys = || restore.keys.clone();
-    let mut plans = vec![Plan { name: None, stored: Layout::new(keys(), None), migrated: None }];
+    let mut plans = vec![Plan { name: None, stored: Layout::new(keys(), None) }];
     for before in stored.iter() {
         let Some(id) = declared.find(&before.name) else { continue };
         let now = declared.at(id)?;
@@ -147,20 +140,15 @@ fn plans(stored: &Cells, declared: &Cells, restore: &Restore) -> Result<Vec<Plan
                 None => format!("{} of {pickled}{}", cell.kind.as_str(), cell.value),
             }
         };
-        let values_only = (before.kind, &before.key) == (now.kind, &now.key);
-        let same = values_only && (&before.value, before.pickled) == (&now.value, now.pickled);
-        let migrates = values_only && restore.migrate.is_some();
-        if !(same || migrates) {
+        if (before.kind, &before.key, &before.value, before.pickled) != (now.kind, &now.key, &now.value, now.pickled) {
             let message = format!("the cell `{}` is a {} in the checkpoint, and a {} now", now.name, shown(before), shown(now));
-            return Err(Error::new(Code::StateTypeChanged, message).hint("give the cell another name, or declare how its values migrate"));
+            return Err(Error::new(Code::StateTypeChanged, message).hint(
+                "give the cell another name: it begins empty, and `pillion state export` gives what the checkpoint has under the old one",
+            ));
         }
         // The time to live is that of now; the types are those of the file.
         let in_file = Cell { ttl: now.ttl, ..before.clone() };
-        plans.push(Plan {
-            name: Some(before.name.clone()),
-            stored: Layout::new(keys(), Some((id, in_file))),
-            migrated: (!same).then(|| now.clone()),
-        });
+        plans.push(Plan { name: Some(before.name.clone()), stored: Layout::new(keys(), Some((id, in_file))) });
     }
     Ok(plans)
 }
@@ -188,27 +176,10 @@ fn load(bytes: Bytes, file: &FileEntry, plan: &Plan, restore: &Restore, into: &d
     for batch in tables(bytes, file)? {
         for rows in plan.stored.rows(&batch, restore.now_ms)? {
             if rows.group == BROADCAST_GROUP || restore.groups.contains(&rows.group) {
-                let rows = migrate(rows, plan, restore)?;
                 *if plan.name.is_some() { &mut loaded.entries } else { &mut loaded.timers } += rows.keys.len() as u64;
                 into.load(rows)?;
             }
         }
     }
     Ok(loaded)
-}
-
-/// Rows with values of the type that the cell has now.
-fn migrate(rows: Rows, plan: &Plan, restore: &Restore) -> Result<Rows> {
-    let (Some(now), Some((_, before)), Some(migrate)) = (&plan.migrated, &plan.stored.cell, &restore.migrate) else { return Ok(rows) };
-    let Part::Entries { cell, map_keys, values, access } = rows.part else { return Ok(rows) };
-    let typed = codec::decode(before, &values)?;
-    let changed = migrate(&now.name, &typed, &now.value)?;
-    if changed.len() != typed.len() {
-        return Err(Error::new(
-            Code::StateTypeChanged,
-            format!("migrating the cell `{}` gave {} values for {}", now.name, changed.len(), typed.len()),
-        ));
-    }
-    let values = codec::encode(now, &changed, codec::Nulls::Stored)?;
-    Ok(Rows { part: Part::Entries { cell, map_keys, values, access }, ..rows })
 }

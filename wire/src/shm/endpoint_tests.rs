@@ -13,12 +13,12 @@ fn pair(capacity: usize) -> (Endpoint, Endpoint) {
     (one, other)
 }
 
-fn message(length: usize) -> proto::GetPage {
-    proto::GetPage { key: (0..length).map(|at| at as u8).collect(), ..Default::default() }
+fn message(length: usize) -> proto::StatePage {
+    proto::StatePage { key: (0..length).map(|at| at as u8).collect(), ..Default::default() }
 }
 
 fn decode(bytes: Bytes) -> usize {
-    let decoded = proto::GetPage::decode(bytes).unwrap();
+    let decoded = proto::StatePage::decode(bytes).unwrap();
     assert!(decoded.key.iter().enumerate().all(|(at, &byte)| byte == at as u8));
     decoded.key.len()
 }
@@ -109,7 +109,7 @@ fn ends_that_sleep_are_woken() {
     let echo = thread::spawn(move || {
         for _ in 0..ROUNDS {
             let bytes = next(&mut other);
-            other.send(&proto::GetPage::decode(bytes).unwrap()).unwrap();
+            other.send(&proto::StatePage::decode(bytes).unwrap()).unwrap();
         }
         while !other.flush().unwrap() {
             thread::yield_now();

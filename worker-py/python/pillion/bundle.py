@@ -12,9 +12,10 @@ EVENT = "event"
 PROCESSING = "processing"
 """The domains of timers."""
 
-PUT, APPEND, REMOVE, CLEAR, TOUCH = range(5)
+PUT, APPEND, REMOVE, CLEAR, TOUCH, CLEAR_PREFIX = range(6)
 """What a write does: sets a value or a map's entry; adds to a list; takes out a map's entry; drops everything at key
-and namespace; or only says that the value was read, which matters to cells whose time to live counts reads.
+and namespace; only says that the value was read, which matters to cells whose time to live counts reads; or takes out
+the entries of a map whose keys begin with a string or bytes.
 """
 
 SET, DELETE = range(2)

@@ -174,7 +174,9 @@ class ListState(Declaration):
 
 
 class MapState(Declaration):
-    """A map per key, used like a dict: `get`, `put`, `remove`, `contains`, `items`, ..., `clear()`."""
+    """A map per key, used like a dict: `get`, `put`, `remove`, `contains`, `items`, ..., `clear()`, and
+    `clear_prefix(prefix)` where its keys are strings or bytes.
+    """
 
     kind = MAP
 

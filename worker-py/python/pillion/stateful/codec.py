@@ -27,6 +27,9 @@ _EXACT: dict[str, type] = {
 }
 
 
+# The types of values that begin with other ones.
+_PREFIXED = ("utf8", "large_utf8", "utf8_view", "binary", "large_binary", "binary_view")
+
 # Bounds of their values, where they have some.
 _BOUNDS = {
     f"{'u' * unsigned}int{bits}": (0, 2**bits - 1) if unsigned else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
@@ -77,6 +80,16 @@ class Codec:
         self._row = _row_check(kind)
         self.immutable = self._row is not None or self.exact not in (None, _Never)
         """Whether values are known to be of classes that cannot be changed in place."""
+
+    def check_prefixes(self) -> None:
+        """Raises `state_type` unless values are strings or bytes, which have beginnings."""
+        if self.pickled or self.type.kind not in _PREFIXED:
+            kept = "pickles" if self.pickled else f"`{self.type}`"
+            raise PillionError(
+                "state_type",
+                f"the keys of the map cell `{self.cell}` are {kept}, which have no prefixes",
+                hint="declare the cell with keys that are strings or bytes",
+            )
 
     def decode(self, column: Column) -> list[Any]:
         """The values; None for null."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
-from pillion.bundle import APPEND, CLEAR, PUT, REMOVE, TOUCH
+from pillion.bundle import APPEND, CLEAR, CLEAR_PREFIX, PUT, REMOVE, TOUCH
 from pillion.errors import PillionError
 from pillion.stateful.codec import Codec
 from pillion.stateful.handles import Cursor, Handle
@@ -16,18 +16,29 @@ from pillion.stateful.planes import Nowhere
 _REMOVED = object()
 
 
+def begins(key: Any, prefixes: tuple[Any, ...]) -> bool:
+    """Whether a key of a map, or something of another type, begins with one of these strings or bytes."""
+    return bool(prefixes) and isinstance(key, type(prefixes[0])) and key.startswith(prefixes)
+
+
 class _Scan(Collection[Any]):
     """A very large map under what the bundle has changed in it before; each iteration reads it."""
 
-    __slots__ = ("_base", "_changes", "_pick")
+    __slots__ = ("_base", "_changes", "_gone", "_pick")
 
-    def __init__(self, base: PagedMap, changes: dict[Any, Any], pick: Callable[[tuple[Any, Any]], Any]) -> None:
-        self._base, self._changes, self._pick = base, changes, pick
+    def __init__(
+        self,
+        base: PagedMap,
+        gone: tuple[Any, ...],
+        changes: dict[Any, Any],
+        pick: Callable[[tuple[Any, Any]], Any],
+    ) -> None:
+        self._base, self._gone, self._changes, self._pick = base, gone, changes, pick
 
     def __iter__(self) -> Iterator[Any]:
-        changes = self._changes
+        gone, changes = self._gone, self._changes
         for entry in self._base.items():
-            if entry[0] not in changes:
+            if entry[0] not in changes and not begins(entry[0], gone):
                 yield self._pick(entry)
         for entry in changes.items():
             if entry[1] is not _REMOVED:
@@ -145,13 +156,14 @@ class TouchedListCell(ListCell):
 class MapCell(Handle):
     """A map."""
 
-    __slots__ = ("_changes",)
+    __slots__ = ("_changes", "_gone")
 
     counts_reads = False
 
     def begin(self, plane: Any) -> None:
         super().begin(plane)
         self._changes: dict[Any, dict[Any, Any]] = {}
+        self._gone: dict[Any, dict[Any, None]] = {}  # prefixes whose entries were dropped before the changes
 
     def get(self, key: Any) -> Any:
         """The value of an entry; None if there is none."""
@@ -202,7 +214,26 @@ class MapCell(Handle):
         if k not in self._dirty:
             self._here()
         self._dirty[k] = None
+        self._gone.pop(k, None)
         self._changes.pop(k, None)
+
+    def clear_prefix(self, prefix: Any) -> None:
+        """Drop the entries whose keys begin with this string, or these bytes; reads nothing. Raises `state_type`."""
+        codec, k = self.key_codec, self._cursor.k
+        if codec is not None:
+            codec.check_prefixes()
+        prefix = self._of_key(prefix)
+        self._here()
+        changes = self._changes.get(k, {})
+        for key in [key for key in changes if begins(key, (prefix,))]:
+            del changes[key]
+        gone = self._gone.get(k)
+        if k in self._dirty or (gone is not None and begins(prefix, tuple(gone))):
+            return
+        if gone is None:
+            self._gone[k] = {prefix: None}
+        else:
+            gone[prefix] = None
 
     def __getitem__(self, key: Any) -> Any:
         return self.get(key)
@@ -225,11 +256,12 @@ class MapCell(Handle):
     def writes(self) -> list[tuple[Any, int, Any, Any]]:
         found: list[tuple[Any, int, Any, Any]] = []
         for k, keys in self._touched.items():
-            gone, changed = k in self._dirty, self._changes.get(k, {})
+            cleared, changed = k in self._dirty, self._changes.get(k, {})
             for key in keys:
-                if not gone and (key is None or key not in changed):
+                if not cleared and (key is None or key not in changed):
                     found.append((k, TOUCH, key, None))
         found += [(k, CLEAR, None, None) for k in self._dirty]
+        found += [(k, CLEAR_PREFIX, prefix, None) for k, prefixes in self._gone.items() for prefix in prefixes]
         for k, changes in self._changes.items():
             for key, value in changes.items():
                 found.append((k, REMOVE, key, None) if value is _REMOVED else (k, PUT, key, value))
@@ -242,12 +274,16 @@ class MapCell(Handle):
             self._touch(k, key)
         if changes is not None and key in changes:
             return changes[key]
+        if self._gone and begins(key, tuple(self._gone.get(k, ()))):
+            return _REMOVED
         base = None if k in self._dirty else self._values[k]
         return _REMOVED if base is None else base.get(key, _REMOVED)
 
     def _all(self) -> dict[Any, Any]:
         k = self._cursor.k
         found: dict[Any, Any] = {} if k in self._dirty else dict(self._values[k] or ())
+        if gone := tuple(self._gone.get(k, ())):
+            found = {key: value for key, value in found.items() if not begins(key, gone)}
         if self.counts_reads:
             self._touch(k, None)
         for key, value in self._changes.get(k, {}).items():
@@ -265,7 +301,7 @@ class MapCell(Handle):
             return None
         if self.counts_reads:
             self._touch(k, None)
-        return _Scan(base, dict(self._changes.get(k, {})), pick)
+        return _Scan(base, tuple(self._gone.get(k, ())), dict(self._changes.get(k, {})), pick)
 
     def _change(self, key: Any, value: Any) -> None:
         k = self._cursor.k
@@ -312,6 +348,10 @@ class BroadcastCell(MapCell):
     def clear(self) -> None:
         self._may_write()
         super().clear()
+
+    def clear_prefix(self, prefix: Any) -> None:
+        self._may_write()
+        super().clear_prefix(prefix)
 
     def _change(self, key: Any, value: Any) -> None:
         self._may_write()

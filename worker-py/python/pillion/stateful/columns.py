@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from pillion._native import Batch, Column
-from pillion.bundle import APPEND, CLEAR, PUT, REMOVE, TOUCH, UINT8, UINT32, Bundle
+from pillion.bundle import APPEND, CLEAR, CLEAR_PREFIX, PUT, REMOVE, TOUCH, UINT8, UINT32, Bundle
 from pillion.cells import BROADCAST, LIST, MAP
 from pillion.errors import PillionError
 from pillion.stateful.codec import Codec
+from pillion.stateful.collections import begins
 from pillion.stateful.forms import Form
 from pillion.stateful.store import Cell, Store, undeclared
 
@@ -96,6 +97,19 @@ class States:
         subs = self._subs(cell, entries, len(positions))
         self._operate(cell, REMOVE, positions, subs)
         self._patch(name, (REMOVE, positions, subs, None))
+
+    def clear_prefixes(self, name: str, prefixes: Any, keys: Any = None) -> None:
+        """Drop the entries whose keys begin with a string, or with bytes, from the map of each of these keys: a prefix
+        for each; a key may come several times. Reads nothing. Raises `state_type`.
+        """
+        cell, positions = self._cell(name), self.positions(keys)
+        if cell.key_codec is not None:
+            cell.key_codec.check_prefixes()
+        subs = self._subs(cell, prefixes, len(positions))
+        if subs.null_count:
+            raise PillionError("state_type", f"a prefix of keys of the map cell `{name}` is null")
+        self._operate(cell, CLEAR_PREFIX, positions, subs)
+        self._patch(name, (CLEAR_PREFIX, positions, subs, None))
 
     def positions(self, keys: Any) -> Column:
         """Positions of keys as a column. Raises `state_without_key` for one that the bundle does not have."""
@@ -201,6 +215,8 @@ def _patched(cell: Cell, column: Column, patch: Patch) -> Column:
             found[at] = None
         elif op == APPEND:
             found[at] = [*(found[at] or ()), value]
+        elif op == CLEAR_PREFIX:
+            found[at] = [one for one in found[at] or () if not begins(one["key"], (entry,))] or None
         elif subs is not None:
             rest = [one for one in found[at] or () if one["key"] != entry]
             found[at] = ([*rest, {"key": entry, "value": value}] if op == PUT else rest) or None

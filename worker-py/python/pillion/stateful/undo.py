@@ -43,7 +43,7 @@ class Log:
                 handle._added = _Lists(self.entries, copies)
                 handle._values = _Copied(handle._values, _copied_list) if copies else handle._values
             elif isinstance(handle, MapCell):
-                handle._changes = _Tables(self.entries, copies)
+                handle._gone, handle._changes = _Tables(self.entries), _Tables(self.entries, copies)
                 handle._values = _Copied(handle._values, _copied_map) if copies else handle._values
             else:
                 handle._values = _Values(handle._values, self.entries, copies)

@@ -125,12 +125,16 @@ class Harness:
         self._push(list(elements), stamps, len(self._inputs) - 1, broadcast=True)
 
     def advance_watermark(self, timestamp: int, *, input: int | None = None) -> None:
-        """Let event time pass, on one input or on all, and fire what is due. Raises `ValueError` if it goes back."""
+        """Let event time pass, on one input or on all, and fire what is due. Unless the watermark advances, the least of
+        all inputs, nothing fires, not even timers of the past. Raises `ValueError` if it goes back.
+        """
+        before = self.watermark
         for position in range(len(self._inputs)) if input is None else [input]:
             if timestamp < self._watermarks[position]:
                 raise ValueError(f"the watermark would go back from {self._watermarks[position]} to {timestamp}")
             self._watermarks[position] = timestamp
-        self._fire(EVENT, self.watermark)
+        if self.watermark > before:
+            self._fire(EVENT, self.watermark)
 
     def advance_processing_time(self, timestamp: int) -> None:
         """Let the clock pass, and fire what is due. Raises `ValueError` if it would go back."""
@@ -141,7 +145,8 @@ class Harness:
 
     def finish(self) -> None:
         """End the input: event timers fire, timers of processing time are dropped."""
-        self.advance_watermark(MAX_TIME)
+        self._watermarks = [MAX_TIME] * len(self._inputs)
+        self._fire(EVENT, MAX_TIME)
         for one in [one for one in self.timer_model.pending if one[1] == PROCESSING]:
             del self.timer_model.pending[one]
 

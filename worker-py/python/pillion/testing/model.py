@@ -6,7 +6,19 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from pillion._native import Batch, Column, Type
-from pillion.bundle import APPEND, BINARY, CLEAR, DELETE, EVENT, PROCESSING, PUT, REMOVE, TOUCH, Found
+from pillion.bundle import (
+    APPEND,
+    BINARY,
+    CLEAR,
+    CLEAR_PREFIX,
+    DELETE,
+    EVENT,
+    PROCESSING,
+    PUT,
+    REMOVE,
+    TOUCH,
+    Found,
+)
 
 Key = tuple[Any, ...]
 Address = tuple[Key, "bytes | None"]
@@ -123,8 +135,11 @@ class CellModel:
             self._touch(address, sub, now)
         elif op == APPEND:
             self.data.setdefault(address, []).append(_Value(value, now))
-        elif op == REMOVE:
-            self.data.get(address, {}).pop(_freeze(sub), None)
+        elif op in (REMOVE, CLEAR_PREFIX):
+            found = self.data.get(address, {})
+            under = [one for one in found if one is not None and one.startswith(sub)] if op == CLEAR_PREFIX else []
+            for key in [_freeze(sub)] if op == REMOVE else under:
+                found.pop(key, None)
             if not self.data.get(address, True):
                 del self.data[address]
         elif self.kind in MAPS:
