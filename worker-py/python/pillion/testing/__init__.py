@@ -125,8 +125,8 @@ class Harness:
         self._push(list(elements), stamps, len(self._inputs) - 1, broadcast=True)
 
     def advance_watermark(self, timestamp: int, *, input: int | None = None) -> None:
-        """Let event time pass, on one input or on all, and fire what is due. Unless the watermark advances, the least of
-        all inputs, nothing fires, not even timers of the past. Raises `ValueError` if it goes back.
+        """Let event time pass, on one input or on all, and fire what is due. Unless the watermark advances, the least
+        of all inputs, nothing fires, not even timers of the past. Raises `ValueError` if it goes back.
         """
         before = self.watermark
         for position in range(len(self._inputs)) if input is None else [input]:
