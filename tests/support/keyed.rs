@@ -3,7 +3,7 @@
 use super::{Rig, Setup, function_in, worker_pids};
 use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, cast::AsArray, types::Int64Type};
 use pillion::{
-    Config, Error, Event, KeyedOptions, Pillion, Plan, Session, Store,
+    Checkpoint, Config, Error, Event, KeyedOptions, Pillion, Plan, Session, Store,
     host::{SessionBuilder, SessionOutput},
     state::host::Maps,
 };
@@ -212,4 +212,41 @@ pub fn with(store: Store) -> KeyedOptions {
 /// The same, from checkpoints.
 pub fn restoring(store: Store, handles: &[&str]) -> KeyedOptions {
     KeyedOptions { restore: handles.iter().map(|&handle| handle.to_owned()).collect(), ..with(store) }
+}
+
+/// Sends the steps and then a barrier; gives what came out before it, and the checkpoint. The session stays open.
+pub async fn up_to_barrier(session: &mut Session, id: u64, steps: &[Step]) -> (Vec<Seen>, Result<Checkpoint, Error>) {
+    let (input, output) = session.halves();
+    for step in steps {
+        match step {
+            Step::Rows(given) => input.send(rows(given)).await.unwrap(),
+            Step::Watermark(timestamp_ms) => input.watermark(*timestamp_ms).await.unwrap(),
+            other => panic!("{other:?} has no place here"),
+        };
+    }
+    input.barrier(id).await.unwrap();
+    let mut seen = Vec::new();
+    let mut passed = false;
+    loop {
+        match output.next().await.unwrap().unwrap() {
+            Event::Output(result) => {
+                assert!(!passed, "a result of what came before the barrier stands behind it");
+                seen.extend(table(&result.batch).into_iter().map(|row| Seen::Row(String::new(), row)));
+            }
+            Event::Snapshotted { checkpoint_id, .. } => {
+                assert_eq!(checkpoint_id, id);
+                passed = true;
+            }
+            Event::Checkpointed { checkpoint_id, result } => {
+                assert!(passed && checkpoint_id == id);
+                return (seen, result);
+            }
+            _ => {}
+        }
+    }
+}
+
+pub async fn checkpointed(session: &mut Session, id: u64, steps: &[Step]) -> (Vec<Seen>, Checkpoint) {
+    let (seen, result) = up_to_barrier(session, id, steps).await;
+    (seen, result.unwrap())
 }

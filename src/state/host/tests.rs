@@ -3,6 +3,7 @@ use crate::state::{
     Cells,
     conformance::{self, Subject, address, cells, commit, now, value, writes},
 };
+use arrow_buffer::OffsetBuffer;
 use pillion_wire::{frame::FrameLimits, proto};
 use proptest::prelude::*;
 use prost::Message;
@@ -236,7 +237,7 @@ proptest! {
     fn damaged_answers_do_no_harm(flips in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6), which in 0..3usize) {
         let maps = Maps::default();
         let put = commit(1, &[address(0, "a")], vec![writes(2, &[(0, Op::Put, Some(b"k"), Some(b"x")), (0, Op::Put, Some(b"l"), Some(b"y"))])], 0);
-        let timers = TimerWrites { at: vec![0], domains: vec![Domain::EventTime], ops: vec![crate::timer::TimerOp::Set], names: None, timestamps: vec![5] };
+        let timers = crate::timer::TimerWrites { at: vec![0], domains: vec![Domain::EventTime], ops: vec![crate::timer::TimerOp::Set], names: None, timestamps: vec![5] };
         let writes = put.writes.into_iter().map(|writes| HostWrites { writes, cutoff: i64::MIN, renew: false }).collect();
         now(maps.commit(HostCommit { bundle: 1, addresses: put.addresses, writes, timers, now_ms: 0 })).unwrap();
         maps.apply(1).unwrap();
