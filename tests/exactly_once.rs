@@ -5,6 +5,7 @@ mod support;
 
 use pillion::{
     Event, Pillion, Result, Session, Store,
+    host::SessionInput,
     state::host::{HostCommit, HostDue, HostGet, HostPage, HostRows, HostTimers, Maps, StateHost},
     worker::BoxFuture,
 };
@@ -116,6 +117,33 @@ impl StateHost for Keeper {
     }
 }
 
+/// Sends what comes behind a checkpoint; false if the job fails.
+async fn send(steps: &[Fate], from: usize, fails_at: Option<usize>, input: &mut SessionInput, pillion: &Pillion) -> bool {
+    let mut watermark = 0;
+    for (at, fate) in steps.iter().enumerate() {
+        if let Fate::Step(Step::Watermark(ahead)) = fate {
+            watermark += ahead;
+        }
+        if at < from {
+            continue;
+        }
+        let sent = match fate {
+            Fate::Step(Step::Rows(given)) => input.send(rows(given)).await,
+            Fate::Step(_) => input.watermark(watermark).await,
+            Fate::Barrier => input.barrier(at as u64 + 1).await,
+            Fate::KillWorkers => {
+                kill_workers(pillion).await;
+                Ok(0)
+            }
+            Fate::Fail if fails_at == Some(at) => return false,
+            Fate::Fail => Ok(0),
+        };
+        sent.unwrap();
+    }
+    input.finish().await.unwrap();
+    true
+}
+
 impl Job {
     /// Runs until it is done or its session fails; true when it is done.
     async fn attempt(&mut self, rig: &Rig, failures: &mut usize) -> bool {
@@ -125,31 +153,7 @@ impl Job {
         let last_fail = steps.iter().enumerate().skip(from).filter(|(_, fate)| matches!(fate, Fate::Fail)).map(|(at, _)| at).next();
         // Each failure happens once.
         let fails_at = last_fail.filter(|_| *failures > 0);
-        let sending = async {
-            let mut watermark = 0;
-            for (at, fate) in steps.iter().enumerate() {
-                if let Fate::Step(Step::Watermark(ahead)) = fate {
-                    watermark += ahead;
-                }
-                if at < from {
-                    continue;
-                }
-                let sent = match fate {
-                    Fate::Step(Step::Rows(given)) => input.send(rows(given)).await,
-                    Fate::Step(_) => input.watermark(watermark).await,
-                    Fate::Barrier => input.barrier(at as u64 + 1).await,
-                    Fate::KillWorkers => {
-                        kill_workers(&rig.pillion).await;
-                        Ok(0)
-                    }
-                    Fate::Fail if fails_at == Some(at) => return false,
-                    Fate::Fail => Ok(0),
-                };
-                sent.unwrap();
-            }
-            input.finish().await.unwrap();
-            true
-        };
+        let sending = send(&steps, from, fails_at, &mut input, &rig.pillion);
         let (mut results, mut waiting) = (Vec::new(), Vec::new());
         let mut receiving = Box::pin(async {
             while let Some(event) = output.next().await {

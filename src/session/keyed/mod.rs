@@ -31,6 +31,7 @@ use crate::{
     },
     trace,
 };
+use arrow_schema::ArrowError;
 use calls::Calls;
 use checkpoint::Writer;
 use clock::Clock;
@@ -173,15 +174,7 @@ pub(super) async fn start(
     stores: &Stores,
     keeper: Option<Keeper>,
 ) -> Result<Arc<Session>> {
-    let damaged = |error: arrow_schema::ArrowError| Error::new(Code::ProtocolViolation, "a schema is damaged").detail(error.to_string());
-    let output = ipc::schema_from_ipc(&parts.described.output_schema).map_err(damaged)?;
-    let Some(function) = parts.described.functions.first().filter(|function| function.kind == "process") else {
-        return Err(Error::new(Code::PlanInvalid, format!("`{}` keeps no state: it is no `process` function", parts.plan.functions))
-            .hint("open the session without keys, or derive the function from `KeyedProcessFunction`"));
-    };
-    let plan_of_inputs = plan(options, &prepare.input_schema);
-    let layout = Layout::new(&plan_of_inputs, &output, function).map_err(damaged)?;
-    let columns = Columns::new(&layout, function, plan_of_inputs.inputs, max_parallelism(options))?;
+    let (function, layout, columns) = described(&parts, options, prepare)?;
     let (first, last) = groups(options);
     let range = u16::try_from(first).unwrap_or(u16::MAX)..=u16::try_from(last).unwrap_or(u16::MAX);
     let attempt = checkpoint::attempt(options)?;
@@ -193,7 +186,7 @@ pub(super) async fn start(
     let clock = Clock::new(options.host_clock);
     // Checkpoints of state that the host keeps are the host's.
     let place = if host.is_none() { store::checkpoints(&stores.config)? } else { None };
-    let restoring = store::restore(options, range.clone(), &function.name, &columns, clock.now_ms(), place.as_ref(), &backend);
+    let restoring = store::restore(options, range.clone(), &function, &columns, clock.now_ms(), place.as_ref(), &backend);
     match &claim {
         Some(claim) => tokio::select! {
             restored = restoring => restored?,
@@ -202,7 +195,7 @@ pub(super) async fn start(
         None => restoring.await?,
     }
     let about = checkpoint::About {
-        function: function.name.clone(),
+        function,
         attempt,
         max_parallelism: columns.max_parallelism(),
         keys: columns.encoder().clone(),
@@ -245,6 +238,23 @@ pub(super) async fn start(
     let writer = place.map(|place| span.in_scope(|| Writer::start(&keyed, place, about)));
     tokio::spawn(router::route(keyed, items, router::Held { range, claim, writer }, lanes).instrument(span));
     Ok(outer)
+}
+
+fn damaged(error: ArrowError) -> Error {
+    Error::new(Code::ProtocolViolation, "a schema is damaged").detail(error.to_string())
+}
+
+/// The name of the function of a plan that is loaded, and what is known of its columns.
+fn described(parts: &Parts, options: &proto::KeyedOptions, prepare: &proto::Prepare) -> Result<(String, Layout, Columns)> {
+    let output = ipc::schema_from_ipc(&parts.described.output_schema).map_err(damaged)?;
+    let Some(function) = parts.described.functions.first().filter(|function| function.kind == "process") else {
+        return Err(Error::new(Code::PlanInvalid, format!("`{}` keeps no state: it is no `process` function", parts.plan.functions))
+            .hint("open the session without keys, or derive the function from `KeyedProcessFunction`"));
+    };
+    let plan_of_inputs = plan(options, &prepare.input_schema);
+    let layout = Layout::new(&plan_of_inputs, &output, function).map_err(damaged)?;
+    let columns = Columns::new(&layout, function, plan_of_inputs.inputs, max_parallelism(options))?;
+    Ok((function.name.clone(), layout, columns))
 }
 
 impl Session {
