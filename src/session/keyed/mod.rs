@@ -24,7 +24,7 @@ use crate::{
     error::{Code, Error, Result},
     metrics::{BatchMetrics, StateMetrics},
     pool::Pool,
-    session::{Answer, credit::Amount},
+    session::{Answer, claims::Claim, credit::Amount},
     state::{
         StateBackend,
         host::{Host, Keeper},
@@ -187,13 +187,7 @@ pub(super) async fn start(
     // Checkpoints of state that the host keeps are the host's.
     let place = if host.is_none() { store::checkpoints(&stores.config)? } else { None };
     let restoring = store::restore(options, range.clone(), &function, &columns, clock.now_ms(), place.as_ref(), &backend);
-    match &claim {
-        Some(claim) => tokio::select! {
-            restored = restoring => restored?,
-            why = claim.fenced() => return Err(why),
-        },
-        None => restoring.await?,
-    }
+    unless_fenced(claim.as_ref(), restoring).await?;
     let about = checkpoint::About {
         function,
         attempt,
@@ -238,6 +232,17 @@ pub(super) async fn start(
     let writer = place.map(|place| span.in_scope(|| Writer::start(&keyed, place, about)));
     tokio::spawn(router::route(keyed, items, router::Held { range, claim, writer }, lanes).instrument(span));
     Ok(outer)
+}
+
+/// Work on a session that is not open yet, until another one fences it.
+async fn unless_fenced(claim: Option<&Claim>, work: impl Future<Output = Result<()>>) -> Result<()> {
+    match claim {
+        Some(claim) => tokio::select! {
+            done = work => done,
+            why = claim.fenced() => Err(why),
+        },
+        None => work.await,
+    }
 }
 
 fn damaged(error: ArrowError) -> Error {
