@@ -138,7 +138,11 @@ impl StateHost for Silent {
 #[test]
 fn a_host_that_stops_answering_ends_its_session_and_no_other() {
     everywhere(async |setup| {
-        let rig = Rig::with(setup, |config| config.limits.state_deadline = Duration::from_millis(100)).await;
+        let rig = Rig::with(setup, |config| {
+            config.limits.state_deadline = Duration::from_millis(100);
+            config.state.full_wait = Duration::ZERO;
+        })
+        .await;
         let steps = [Step::Rows(vec![(1, 1, 0)]), Step::Rows(vec![(1, 2, 0)])];
         for (answered, fails) in [(0, false), (1, false), (2, false), (3, false), (1, true), (2, true)] {
             let host = Arc::new(Silent { maps: Maps::default(), left: AtomicUsize::new(answered), fails });
